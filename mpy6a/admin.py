@@ -1,0 +1,235 @@
+"""The operators' verbs, answered on the admin door only: what is going on, and a word on single sessions.
+
+Arguments and answers are JSON objects (schemas/PROTOCOL.md, "Operators"). Verbs that change something are logged
+with who and why before they are answered.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Callable, Hashable
+from typing import Any
+
+from mpy6a import limits
+from mpy6a.entries import Admin, SessionKey
+from mpy6a.errors import BadRequest, Code, Mpy6aError, NoSuchSession, Refused
+from mpy6a.messages import AdminReply, AdminRequest, Message
+from mpy6a.model import AdminVerb, AttemptOutcome, SessionId, SessionState
+from mpy6a.pipe import Pipe
+from mpy6a.push import Pusher
+from mpy6a.session import Delivery, Session
+from mpy6a.sessions import Applied
+from mpy6a.version import __version__
+from mpy6a.why import why
+
+Facts = Callable[[], dict[str, Any]]
+LIST_MAX = 1_000  # sessions in one page of a list; `after` takes the next
+_NO_DELIVERY = Delivery()
+_WORDS = {"kick": AdminVerb.KICK, "delete": AdminVerb.DELETE, "park": AdminVerb.PARK, "cancel": AdminVerb.CANCEL}
+
+
+class AdminDoor:
+    """Answers AdminRequests. `facts` adds what only the driver knows (log, process) to `status`."""
+
+    def __init__(self, pipe: Pipe, pusher: Pusher, read: Callable[[int, int], bytes], facts: Facts) -> None:
+        self._pipe = pipe
+        self._pusher = pusher
+        self._read = read
+        self._facts = facts
+
+    def receive(self, sender: Hashable, message: Message, request: AdminRequest, now_ms: int) -> None:
+        """Answer one request, at once or once its entry is committed. Never raises for what an operator sent."""
+        try:
+            arguments = json.loads(request.arguments)
+            if not isinstance(arguments, dict):
+                raise BadRequest("arguments have to be a JSON object")
+            body = self._answer(sender, message, request, arguments, now_ms)
+        except RecursionError:
+            self._refuse(sender, message, request, BadRequest("arguments are nested too deeply"))
+        except (ValueError, Mpy6aError) as problem:
+            refused = problem if isinstance(problem, Refused) else BadRequest(str(problem))
+            self._refuse(sender, message, request, refused)
+        else:
+            if body is not None:
+                self._reply(sender, message, AdminReply(request.number, Code.OK, "", json.dumps(body)))
+
+    def _refuse(self, sender: Hashable, message: Message, request: AdminRequest, problem: Refused) -> None:
+        sentence = str(problem)[: limits.TEXT_BYTES_MAX]
+        self._reply(sender, message, AdminReply(request.number, problem.code or Code.BAD_REQUEST, sentence))
+
+    def _reply(self, sender: Hashable, message: Message, reply: AdminReply) -> None:
+        self._pipe.reply(sender, message.incarnation, reply)
+
+    def _answer(
+        self, sender: Hashable, message: Message, request: AdminRequest, arguments: dict[str, Any], now_ms: int
+    ) -> dict[str, Any] | None:
+        match request.verb:
+            case "status":
+                return self.status(now_ms)
+            case "sessions.list":
+                return self._list(arguments, now_ms)
+            case "sessions.show":
+                session = self._session(arguments)
+                return self._describe(session, now_ms) | self._details(session, bool(arguments.get("records")))
+            case verb if verb.removeprefix("sessions.") in _WORDS:
+                self._say(sender, message, request, arguments, now_ms)
+                return None
+        raise BadRequest(
+            f"no verb {request.verb[:40]!r}; there are: status, sessions.list, sessions.show, "
+            + ", ".join(f"sessions.{word}" for word in _WORDS)
+        )
+
+    # ------------------------------------------------------------------ what is
+
+    def status(self, now_ms: int) -> dict[str, Any]:
+        """The pipe at a glance."""
+        pipe, state = self._pipe, self._pipe.state
+        kinds: dict[int, dict[str, int]] = {}
+        for count, live in state.sessions.counts.items():
+            if live:
+                kinds.setdefault(count >> 3, {})[SessionState(count & 7).name.lower()] = live
+        names = {number: kind.name for number, kind in state.policy.kinds.items()}
+        oldest_ms = pipe.due.oldest_ms()
+        log_ms = pipe.log_ms(now_ms)
+        return {
+            "pipe": state.pipe,
+            "release": __version__,
+            "term": state.term,
+            "next_index": state.next_index,
+            "log_ms": log_ms,
+            "durable": pipe.durable,
+            "clock_held": pipe.due.clock_held,
+            "disk_level": pipe.disk_level,
+            "live": state.sessions.live(),
+            "kinds": [
+                {
+                    "kind": number,
+                    "name": names.get(number, ""),
+                    **{s.name.lower(): kinds.get(number, {}).get(s.name.lower(), 0) for s in SessionState},
+                    "ready": pipe.due.ready(number),
+                }
+                for number in sorted({*names, *kinds})
+            ],
+            "oldest_due_ms": max(0, log_ms - oldest_ms) if oldest_ms is not None else None,
+            "sidecars": self._pusher.status(),
+            "dropped": dict(sorted(pipe.dropped.items())),
+            **self._facts(),
+        }
+
+    def _list(self, arguments: dict[str, Any], now_ms: int) -> dict[str, Any]:
+        after = _integer(arguments, "after", 0)
+        most = min(_integer(arguments, "limit", 100), LIST_MAX)
+        state_name, kind = str(arguments.get("state", "")), arguments.get("kind")
+        if state_name and state_name.upper() not in SessionState.__members__:
+            raise BadRequest(f"state {state_name[:20]!r}: allowed are open, stored, repeating, parked")
+        number = self._kind(kind) if kind is not None else None
+        found: list[dict[str, Any]] = []
+        more = False
+        for session in self._pipe.state.sessions.all():
+            if session.index <= after or (state_name and SessionState(session.state).name != state_name.upper()):
+                continue
+            if number is not None and session.kind != number:
+                continue
+            if len(found) == most:
+                more = True
+                break
+            found.append(self._describe(session, now_ms))
+        return {"sessions": found, "more": more, "live": self._pipe.state.sessions.live()}
+
+    def _kind(self, kind: Any) -> int:
+        policy = self._pipe.state.policy
+        named = policy.kind_named(str(kind))
+        if named is not None:
+            return named.id
+        if str(kind).isascii() and str(kind).isdigit() and len(str(kind)) <= 10:
+            return int(kind)
+        near = ", ".join(policy.nearest(str(kind))) or ", ".join(k.name for k in list(policy.kinds.values())[:8])
+        raise BadRequest(f"no kind {str(kind)[:64]!r}; did you mean {near}?")
+
+    def _session(self, arguments: dict[str, Any]) -> Session:
+        text = str(arguments.get("id", ""))
+        try:
+            wanted = SessionId.parse(text)
+        except ValueError as problem:
+            raise BadRequest(str(problem)) from None
+        session = self._pipe.state.session(wanted.term, wanted.index)
+        if wanted.pipe != self._pipe.state.pipe or session is None:
+            raise NoSuchSession(f"no live session {text}: it is finished, or never was, at pipe {self._pipe.state.pipe}")
+        return session
+
+    def _describe(self, session: Session, now_ms: int) -> dict[str, Any]:
+        pipe = self._pipe
+        delivery, kind = session.delivery or _NO_DELIVERY, pipe.state.policy.kinds.get(session.kind)
+        log_ms = pipe.log_ms(now_ms)
+        reason, detail = why(pipe, self._pusher, session, log_ms)
+        return {
+            "id": str(SessionId(pipe.state.pipe, session.term, session.index)),
+            "kind": kind.name if kind else str(session.kind),
+            "state": SessionState(session.state).name.lower(),
+            "epoch": session.epoch,
+            "records": len(session.records),
+            "bytes": session.size,
+            "repeats": delivery.repeats,
+            "charges": delivery.charges,
+            "age_ms": max(0, log_ms - session.created_ms),
+            "due_in_ms": session.due_ms - log_ms if session.due_ms else None,
+            "why": reason,
+            "detail": detail,
+        }
+
+    def _details(self, session: Session, records: bool) -> dict[str, Any]:
+        delivery, extra = session.delivery or _NO_DELIVERY, session.extra
+        details: dict[str, Any] = {
+            "fence": str(session.fence),
+            "seq": session.seq,
+            "change": session.change,
+            "created_ms": session.created_ms,
+            "cancel": delivery.cancel,
+            "barren": delivery.barren,
+            "releases": delivery.releases,
+            "key": extra.key if extra else "",
+            "record_bytes": [reference & 0xFFFFFFFF for reference in session.records],
+            "attempts": [
+                attempt._asdict() | {"outcome": AttemptOutcome(attempt.outcome).name.lower()}
+                for attempt in delivery.attempts
+            ],
+        }
+        if records:
+            room, shown = limits.ADMIN_BYTES_MAX // 2, []
+            for reference in session.records:
+                length = reference & 0xFFFFFFFF
+                room -= length * 4 // 3 + 8
+                if room < 0:
+                    break
+                shown.append(base64.b64encode(self._read(reference >> 32, length)).decode())
+            details["records_base64"] = shown
+        return details
+
+    # ------------------------------------------------------------------ words
+
+    def _say(
+        self, sender: Hashable, message: Message, request: AdminRequest, arguments: dict[str, Any], now_ms: int
+    ) -> None:
+        session = self._session(arguments)
+        word = request.verb.removeprefix("sessions.")
+        state_name = SessionState(session.state).name
+        who, reason = str(arguments.get("who", ""))[:128], str(arguments.get("reason", ""))[:256]
+        admin = Admin(_WORDS[word], who=who, reason=reason, sessions=(SessionKey(session.term, session.index),))
+
+        def done(applied: Applied) -> None:
+            if applied.results:
+                sentence = f"{word} does not fit a session that is {state_name}"
+                self._refuse(sender, message, request, BadRequest(sentence))
+            else:
+                body = json.dumps({"id": arguments["id"], word: True})
+                self._reply(sender, message, AdminReply(request.number, Code.OK, "", body))
+
+        self._pipe.say(admin, now_ms, done)
+
+
+def _integer(arguments: dict[str, Any], name: str, default: int) -> int:
+    value = arguments.get(name, default)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise BadRequest(f"{name}: found {str(value)[:20]!r}, allowed is a number that is not negative")
+    return value

@@ -1,0 +1,79 @@
+"""`mpy6a init`, `mpy6a config` and `mpy6a version`: what needs no running pipe."""
+
+from __future__ import annotations
+
+import json
+import platform
+from pathlib import Path
+
+import click
+
+from mpy6a.errors import CannotStart
+from mpy6a.exits import EXIT_USAGE
+from mpy6a.resources import config as config_file
+from mpy6a.version import __version__
+
+INIT_FILES = ("pipe.yaml", "routes.yaml", "sidecar.yaml", "handlers.py")
+
+
+@click.command()
+@click.argument("directory", default=".", type=click.Path(path_type=Path))
+def init(directory: Path) -> None:
+    """Write three commented config files and a handler that works into DIRECTORY; nothing is overwritten."""
+    there = [name for name in INIT_FILES if (directory / name).exists()]
+    if there:
+        raise CannotStart(f"{directory}: {', '.join(there)} there already; choose an empty directory")
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        for name in INIT_FILES:
+            (directory / name).write_bytes(config_file(f"init/{name}").read_bytes())
+    except OSError as problem:
+        raise CannotStart(f"{directory}: {problem.strerror}; choose a directory you may write to") from None
+    click.echo(f"wrote {', '.join(INIT_FILES)} to {directory}")
+    click.echo("next, each in a terminal there: mpy6a serve · mpy6a-sidecar · python handlers.py Ada")
+
+
+@click.group()
+def config() -> None:
+    """Check config files."""
+
+
+@config.command()
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="print JSON")
+def check(files: tuple[Path, ...], as_json: bool) -> None:
+    """Check pipe.yaml, routes.yaml or sidecar.yaml: all errors at once, each with file, line and key."""
+    from mpy6a.config import check as check_files
+
+    problems = check_files(files)
+    if as_json:
+        facts = [{name: getattr(p, name) for name in ("file", "line", "key", "found", "allowed")} for p in problems]
+        click.echo(json.dumps({"problems": facts}, ensure_ascii=False, indent=2))
+    else:
+        for problem in problems:
+            click.echo(str(problem), err=True)
+    if problems:
+        raise click.exceptions.Exit(EXIT_USAGE)
+    if not as_json:
+        click.echo(f"{', '.join(map(str, files))}: fine")
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="print JSON")
+def version(as_json: bool) -> None:
+    """Releases, formats and protocol versions."""
+    import capnp
+    import zmq
+
+    from mpy6a.framing import FORMAT_VERSION
+    from mpy6a.pipe import PROTOCOL_VERSION
+
+    facts = {
+        "mpy6a": __version__,
+        "protocol": PROTOCOL_VERSION,
+        "log_format": FORMAT_VERSION,
+        "python": platform.python_version(),
+        "libzmq": zmq.zmq_version(),
+        "pycapnp": capnp.__version__,
+    }
+    click.echo(json.dumps(facts, indent=2) if as_json else "\n".join(f"{n} {v}" for n, v in facts.items()))

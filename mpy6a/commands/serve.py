@@ -1,0 +1,94 @@
+"""`mpy6a serve`: the pipe's process, from its config to its last sync."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import sys
+from pathlib import Path
+
+import click
+
+from mpy6a import journal
+from mpy6a.clock import OsClock
+from mpy6a.config import PipeSettings, find_pipe_config, load_pipe
+from mpy6a.errors import CannotStart, DiskFailed
+from mpy6a.files import OsFiles
+from mpy6a.log import Progress
+from mpy6a.log.segments import SegmentLog
+from mpy6a.server import Server
+
+logger = logging.getLogger(__name__)
+
+
+@click.command()
+@click.argument("config", required=False, type=click.Path(path_type=Path))
+@click.option("--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@click.option(
+    "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True
+)
+def serve(config: Path | None, log_format: str, log_level: str) -> None:
+    """Run the pipe of CONFIG (default: $MPY6A_CONFIG, then ./pipe.yaml) until SIGTERM."""
+    journal.start(log_format, log_level)
+    settings = load_pipe(find_pipe_config(config, os.environ, Path.cwd()))
+    run(settings)
+
+
+def run(settings: PipeSettings) -> None:
+    """Open the log, replay it, serve. A failed write or sync ends the process: nothing after it is acknowledged."""
+    interval_ms = settings.log.interval_ms if settings.log.fsync == "interval" else None
+    try:
+        settings.data.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as problem:
+        raise CannotStart(f"{settings.data}: {problem.strerror}; name a directory this user may make") from None
+    log = SegmentLog.open(
+        OsFiles(),
+        str(settings.data),
+        settings.pipe,
+        segment_bytes=settings.log.segment_bytes,
+        sync_interval_ms=interval_ms,
+        progress=_progress(),
+    )
+    try:
+        server = Server(
+            log,
+            settings.pipe,
+            settings.policy,
+            OsClock(),
+            listen=settings.listen,
+            admin=settings.admin,
+            sidecars=settings.sidecars,
+        )
+    except BaseException:
+        log.close()
+        raise
+    server.handle_signals()
+    try:
+        server.replay()
+        if log.stats.cut_bytes:
+            logger.warning("torn tail cut", extra={"facts": {"bytes": log.stats.cut_bytes}})
+        if interval_ms is not None:
+            logger.warning("fsync: interval: an ack does not mean durable", extra={"facts": {"ms": interval_ms}})
+        gc.collect()
+        gc.freeze()
+        server.run()
+    except DiskFailed:
+        logger.exception("the disk failed: stopping; nothing after the failure was acknowledged")
+        raise
+    finally:
+        server.close()
+    logger.info("stopped", extra={"facts": {"pipe": settings.pipe}})
+
+
+def _progress() -> Progress | None:
+    """A progress bar for a long replay, on a terminal only."""
+    if not sys.stderr.isatty():
+        return None
+
+    def show(done: int, total: int) -> None:
+        if total > 64 * 1024 * 1024:
+            end = "\n" if done >= total else ""
+            click.echo(f"\rreading the log: {done * 100 // max(total, 1)} %{end}", err=True, nl=False)
+
+    return show

@@ -1,0 +1,79 @@
+"""Finds pipe.yaml, and checks configuration files of any kind without starting anything."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Final, Literal
+
+from mpy6a.config.pipe import PipeSection, read_pipe
+from mpy6a.config.problems import Findings, Problem
+from mpy6a.config.routes import RoutesSection, read_routes, refuse_exec
+from mpy6a.config.sidecar import SidecarSection, read_sidecar
+from mpy6a.config.yamlfile import Document, read
+from mpy6a.errors import ConfigError
+
+FileType = Literal["routes", "pipe", "sidecar"]
+
+CONFIG_VARIABLE: Final = "MPY6A_CONFIG"
+PIPE_FILE: Final = "pipe.yaml"
+
+_KEYS: Final[Mapping[FileType, frozenset[str]]] = {
+    "routes": frozenset(RoutesSection.model_fields),
+    "pipe": frozenset(PipeSection.model_fields),
+    "sidecar": frozenset(SidecarSection.model_fields),
+}
+
+
+def find_pipe_config(argument: Path | None, environ: Mapping[str, str], cwd: Path) -> Path:
+    """The pipe.yaml to use: the argument, else $MPY6A_CONFIG, else pipe.yaml in `cwd`.
+
+    Raises ConfigError, saying how to get one, if there is none. A file that was named is not looked for
+    elsewhere, and that it exists shows when it is loaded. With `cwd` as Path() the result, and so every
+    problem, stays short.
+    """
+    if argument is not None:
+        return cwd / argument
+    if named := environ.get(CONFIG_VARIABLE):
+        return cwd / named
+    if (beside := cwd / PIPE_FILE).exists():
+        return beside
+    raise ConfigError(
+        f"there is no {PIPE_FILE} here, no file was named, and ${CONFIG_VARIABLE} is not set: "
+        "`mpy6a init` writes a configuration to begin with, `mpy6a dev HANDLERS.py` runs without one"
+    )
+
+
+def check(paths: Iterable[Path]) -> list[Problem]:
+    """Everything wrong in these files and those they name, whichever of the three each is.
+
+    A routes file that several of them name is told once. Stricter than loading: a handler that this release
+    cannot run is a problem here.
+    """
+    findings = Findings()
+    for path in paths:
+        if (document := read(path, findings)) is not None:
+            _check(document, findings)
+    return findings.problems()
+
+
+def _check(document: Document, findings: Findings) -> None:
+    match file_type(document):
+        case "routes":
+            read_routes(document, (), findings)
+            refuse_exec(document, (), findings)
+        case "pipe":
+            read_pipe(document, findings, refusing_exec=True)
+        case "sidecar":
+            read_sidecar(document, findings)
+        case None:
+            allowed = "the keys of a routes.yaml (kinds), a pipe.yaml (pipe, data) or a sidecar.yaml (name, pipes)"
+            findings.add(document.file, 0, (), "keys that do not tell which file this is", allowed)
+
+
+def file_type(document: Document) -> FileType | None:
+    """Which of the three files this is, by the keys it has at its top; None when they do not tell."""
+    fits = {kind: len(keys & document.values.keys()) for kind, keys in _KEYS.items()}
+    best = max(fits.values())
+    types = [kind for kind, fit in fits.items() if fit == best]
+    return types[0] if best and len(types) == 1 else None

@@ -1,0 +1,194 @@
+"""pipe.yaml: where a pipe keeps its data, where it listens, which sidecars it dials, and its routes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, PlainValidator, model_validator
+
+from mpy6a import limits
+from mpy6a.config.addresses import Bound, Dialed, FilePath, IpcBound
+from mpy6a.config.problems import Findings, Where, shortened, shown
+from mpy6a.config.routes import (
+    ROUTES_ALLOWED,
+    Routes,
+    RoutesValue,
+    raw_kinds,
+    raw_sidecars,
+    read_routes,
+    refuse_exec,
+    routes_document_of,
+)
+from mpy6a.config.section import Section, validate
+from mpy6a.config.values import Choice, Duration, Name, Several, Size, Whole, refuse, size_text
+from mpy6a.config.yamlfile import Document, read
+from mpy6a.policy import Policy
+
+Fsync = Literal["always", "interval"]
+
+ADMIN_SOCKET = "admin.sock"
+
+
+@dataclass(frozen=True, slots=True)
+class LogSettings:
+    """How the log is written. With `interval` an ack does not mean durable, and says so."""
+
+    fsync: Fsync
+    interval_ms: int
+    segment_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class PipeSettings:
+    """A pipe's configuration, complete and checked; paths and ipc addresses are absolute."""
+
+    pipe: int
+    data: Path
+    listen: tuple[str, ...]
+    admin: str
+    policy: Policy
+    routes: Routes
+    sidecars: Mapping[str, str]
+    log: LogSettings
+
+
+def _own_addresses(sidecars: dict[str, str]) -> dict[str, str]:
+    if len(sidecars) > limits.SIDECARS_MAX:
+        refuse(f"at most {limits.SIDECARS_MAX} sidecars", f"{len(sidecars)} sidecars")
+    first: dict[str, str] = {}
+    for name, address in sidecars.items():
+        if address in first:
+            refuse("an address of its own for each sidecar", f"{address} for {first[address]} and for {name}")
+        first[address] = name
+    return sidecars
+
+
+Interval = Annotated[int, PlainValidator(Duration(1, 60_000))]
+SegmentBytes = Annotated[
+    int, PlainValidator(Size(limits.SEGMENT_BYTES_MIN, limits.SEGMENT_BYTES_MAX, multiple=4 * limits.KIB))
+]
+RecordBytes = Annotated[int, PlainValidator(Size(1, limits.RECORD_BYTES_MAX))]
+SessionBytes = Annotated[int, PlainValidator(Size(1, limits.SESSION_BYTES_MAX))]
+SessionRecords = Annotated[int, PlainValidator(Whole(1, limits.SESSION_RECORDS_MAX))]
+Listen = Annotated[list[Bound], AfterValidator(Several(1, 16))]
+SidecarAddresses = Annotated[dict[Name, Dialed], AfterValidator(_own_addresses)]
+Lease = Annotated[int, PlainValidator(Duration(limits.LEASE_MS_MIN, 3_600_000))]
+
+
+class LogSection(Section):
+    fsync: Annotated[Fsync, PlainValidator(Choice(("always", "interval")))] = "always"
+    interval: Interval = 10
+    segment: SegmentBytes = limits.SEGMENT_BYTES
+
+
+class LimitsSection(Section):
+    record: RecordBytes = limits.RECORD_BYTES_MAX
+    session: SessionBytes = limits.SESSION_BYTES_MAX
+    session_records: SessionRecords = limits.SESSION_RECORDS_MAX
+
+    @model_validator(mode="after")
+    def _record_fits(self) -> LimitsSection:
+        if self.record > self.session:
+            found = f"{size_text(self.record)} for a record and {size_text(self.session)} for a session"
+            refuse("a session that holds at least one record", found)
+        return self
+
+
+class PipeSection(Section):
+    pipe: Annotated[int, PlainValidator(Whole(1, 0xFFFF))] = Field(
+        description="a whole number from 1 to 65535 that no other pipe has"
+    )
+    data: FilePath = Field(description="the path of the pipe's data directory")
+    listen: Listen = Field(default_factory=lambda: ["tcp://127.0.0.1:7400"])
+    admin: IpcBound | None = None
+    routes: RoutesValue = Field(description=ROUTES_ALLOWED)
+    sidecars: SidecarAddresses = Field(default_factory=dict)
+    log: LogSection = Field(default_factory=LogSection)
+    lease: Lease = limits.LEASE_MS
+    limits: LimitsSection = Field(default_factory=LimitsSection)
+
+
+def load_pipe(path: Path) -> PipeSettings:
+    """The pipe's settings from pipe.yaml and the routes it names.
+
+    Raises ConfigProblems (a ConfigError) with everything that is wrong in either. Nothing of the machine but
+    the files is looked at: whether a port is free or a directory writable shows when the pipe starts.
+    """
+    findings = Findings()
+    document = read(path, findings)
+    settings = read_pipe(document, findings) if document is not None else None
+    findings.raise_any()
+    assert settings is not None, "a pipe without settings and without a problem"
+    return settings
+
+
+def read_pipe(document: Document, findings: Findings, *, refusing_exec: bool = False) -> PipeSettings | None:
+    """The pipe's settings from a document; None when there are problems."""
+    section = validate(PipeSection, document.values, document, (), findings)
+    routes_document, where = routes_document_of(document, findings)
+    routes = None
+    if routes_document is not None:
+        routes = read_routes(routes_document, where, findings)
+        _check_sidecars(document, routes_document, where, findings)
+        if refusing_exec:
+            refuse_exec(routes_document, where, findings)
+    _check_admin(document, findings)
+    if section is None or routes is None:
+        return None
+    return PipeSettings(
+        pipe=section.pipe,
+        data=section.data,
+        listen=tuple(section.listen),
+        admin=section.admin or f"ipc://{section.data / ADMIN_SOCKET}",
+        policy=_policy(section, routes),
+        routes=routes,
+        sidecars=MappingProxyType(dict(section.sidecars)),
+        log=LogSettings(section.log.fsync, section.log.interval, section.log.segment),
+    )
+
+
+def _check_sidecars(document: Document, routes: Document, where: Where, findings: Findings) -> None:
+    """Every sidecar that a kind names must have an address here, or its sessions would wait for ever."""
+    given = document.values.get("sidecars", {})
+    if not isinstance(given, dict):
+        return
+    for place, _, kind in raw_kinds(routes, where):
+        for position, name in raw_sidecars(kind):
+            here = (*place, "sidecars", position)
+            if name not in given and not findings.bad(routes.file, here):
+                allowed = f"a name with an address under `sidecars:` of {document.file} ({shortened(given)})"
+                findings.add(
+                    routes.file,
+                    routes.line(here),
+                    here,
+                    shown(name),
+                    allowed + findings.did_you_mean(name, given),
+                )
+
+
+def _check_admin(document: Document, findings: Findings) -> None:
+    """The default admin door stands in the data directory, whose path may be too long for a socket."""
+    data, here = document.values.get("data"), ("admin",)
+    if not isinstance(data, str) or "admin" in document.values or findings.bad(document.file, ("data",)):
+        return
+    length = len(os.fsencode(document.path.parent / data / ADMIN_SOCKET))
+    if length > limits.IPC_PATH_BYTES_MAX:
+        found = f"nothing, and a default ({ADMIN_SOCKET} in the data directory) of {length} bytes"
+        allowed = f"a socket path of at most {limits.IPC_PATH_BYTES_MAX} bytes, such as ipc:///run/mpy6a/admin.sock"
+        findings.add(document.file, document.line(("data",)), here, found, allowed)
+
+
+def _policy(section: PipeSection, routes: Routes) -> Policy:
+    return Policy(
+        kinds={route.policy.id: route.policy for route in routes.kinds.values()},
+        lease_ms=section.lease,
+        record_bytes_max=section.limits.record,
+        session_bytes_max=section.limits.session,
+        session_records_max=section.limits.session_records,
+        orphans=routes.orphans,
+    )

@@ -1,0 +1,232 @@
+"""Values with a unit or a form of their own, as pydantic validators: durations, sizes, names, choices.
+
+Each is a small frozen object used as `Annotated[int, PlainValidator(Duration(1))]`; what it refuses says in
+one phrase what is allowed. Durations become int ms, sizes int bytes.
+"""
+
+from __future__ import annotations
+
+import keyword
+import re
+from dataclasses import dataclass
+from typing import Annotated, Final, NoReturn, TypeVar
+
+from pydantic import AfterValidator, PlainValidator
+from pydantic_core import PydanticCustomError
+
+from mpy6a import limits
+from mpy6a.config.problems import one_of, shown
+
+_UNITS_MS: Final = {"d": 86_400_000, "h": 3_600_000, "m": 60_000, "s": 1_000, "ms": 1}
+_UNITS_BYTES: Final = {
+    "B": 1,
+    "KiB": 1 << 10,
+    "MiB": 1 << 20,
+    "GiB": 1 << 30,
+    "KB": 10**3,
+    "MB": 10**6,
+    "GB": 10**9,
+}
+_DURATION: Final = re.compile("".join(f"(?:([0-9]{{1,12}}){unit})?" for unit in _UNITS_MS))
+_SIZE: Final = re.compile(f"([0-9]{{1,12}})({'|'.join(_UNITS_BYTES)})")
+_BARE: Final = re.compile(r"[0-9]{1,20}")
+_NAME: Final = re.compile(rf"[a-z0-9][a-z0-9._-]{{0,{limits.NAME_BYTES_MAX - 1}}}")
+
+NAME_ALLOWED: Final = (
+    "a name of a-z, 0-9, '.', '_' and '-' that begins with a letter or digit, "
+    f"at most {limits.NAME_BYTES_MAX} characters"
+)
+
+T = TypeVar("T")
+
+
+def refuse(allowed: str, found: str | None = None) -> NoReturn:
+    """Refuses a value inside a validator: `allowed` and, where the value alone does not say it, `found`."""
+    raise PydanticCustomError("refused", "{allowed}", {"allowed": allowed, "found": found})
+
+
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """A whole number from `low` to `high`."""
+
+    low: int
+    high: int
+
+    def __call__(self, value: object) -> int:
+        if type(value) is int and self.low <= value <= self.high:
+            return value
+        refuse(f"a whole number from {self.low} to {self.high}")
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One of a few words."""
+
+    words: tuple[str, ...]
+
+    def __call__(self, value: object) -> str:
+        if isinstance(value, str) and value in self.words:
+            return value
+        refuse(one_of(self.words))
+
+
+@dataclass(frozen=True, slots=True)
+class Duration:
+    """`500ms`, `1m30s`, `2h`: whole numbers with units, the larger first; 0 needs none. In ms."""
+
+    low_ms: int = 0
+    high_ms: int = limits.DURATION_MS_MAX
+
+    def __call__(self, value: object) -> int:
+        if (found_ms := parse_duration(value)) is not None:
+            if self.low_ms <= found_ms <= self.high_ms:
+                return found_ms
+            refuse(f"{duration_text(self.low_ms)} to {duration_text(self.high_ms)}")
+        if (number := _bare(value)) is not None:
+            refuse(f"a duration with its unit, such as {number}ms, {number}s or {number}m (ms, s, m, h, d)")
+        refuse("a duration such as 500ms, 30s or 1m30s (whole numbers with d, h, m, s, ms, in this order)")
+
+
+@dataclass(frozen=True, slots=True)
+class DurationRange:
+    """`200ms..2s`: LOW..HIGH with LOW <= HIGH, both in ms."""
+
+    low_ms: int = 1
+
+    def __call__(self, value: object) -> tuple[int, int]:
+        ends = value.split("..") if isinstance(value, str) else []
+        parsed = [parse_duration(end) for end in ends]
+        if len(parsed) == 2:
+            low, high = parsed
+            if low is not None and high is not None:
+                if self.low_ms <= low <= high <= limits.DURATION_MS_MAX:
+                    return low, high
+                refuse(
+                    f"LOW..HIGH with LOW <= HIGH, both {duration_text(self.low_ms)} to "
+                    f"{duration_text(limits.DURATION_MS_MAX)}"
+                )
+            if any(_bare(end) is not None for end in ends):
+                refuse("LOW..HIGH, both with their unit (ms, s, m, h, d), such as 200ms..2s")
+        refuse("LOW..HIGH with LOW <= HIGH, such as 200ms..2s")
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """`16MiB`, `500KB`: a whole number with a unit, a multiple of `multiple`. In bytes."""
+
+    low: int
+    high: int
+    multiple: int = 1
+
+    def __call__(self, value: object) -> int:
+        if (found := parse_size(value)) is not None:
+            if self.low <= found <= self.high and found % self.multiple == 0:
+                return found
+            steps = f" in steps of {size_text(self.multiple)}" if self.multiple > 1 else ""
+            refuse(f"{size_text(self.low)} to {size_text(self.high)}{steps}")
+        if (number := _bare(value)) is not None:
+            refuse(f"a size with its unit, such as {number}KiB or {number}MiB ({', '.join(_UNITS_BYTES)})")
+        refuse(f"a size such as 512KiB or 16MiB (a whole number with {', '.join(_UNITS_BYTES)})")
+
+
+def parse_duration(value: object) -> int | None:
+    """Milliseconds, or None for what is no duration with units; 0 needs no unit."""
+    if (type(value) is int and value == 0) or value == "0":
+        return 0
+    if not isinstance(value, str) or not value or (found := _DURATION.fullmatch(value)) is None:
+        return None
+    return sum(int(number) * unit for number, unit in zip(found.groups("0"), _UNITS_MS.values(), strict=True))
+
+
+def parse_size(value: object) -> int | None:
+    """Bytes, or None for what is no size with its unit; 0 needs none."""
+    if (type(value) is int and value == 0) or value == "0":
+        return 0
+    if not isinstance(value, str) or (found := _SIZE.fullmatch(value)) is None:
+        return None
+    return int(found[1]) * _UNITS_BYTES[found[2]]
+
+
+def duration_text(ms: int) -> str:
+    """The shortest way to write a duration: 90_000 is `1m30s`."""
+    text = ""
+    for unit, length in _UNITS_MS.items():
+        number, ms = divmod(ms, length)
+        text += f"{number}{unit}" if number else ""
+    return text or "0"
+
+
+def size_text(size: int) -> str:
+    """A size in the largest binary unit that divides it."""
+    for unit in ("GiB", "MiB", "KiB"):
+        if size and size % _UNITS_BYTES[unit] == 0:
+            return f"{size // _UNITS_BYTES[unit]}{unit}"
+    return f"{size}B"
+
+
+def _bare(value: object) -> str | None:
+    """The digits of a number that lacks its unit."""
+    text = str(value) if type(value) is int else value
+    return text if isinstance(text, str) and _BARE.fullmatch(text) else None
+
+
+def _name(value: object) -> str:
+    if isinstance(value, str) and _NAME.fullmatch(value):
+        return value
+    refuse(NAME_ALLOWED)
+
+
+def _python_target(value: object) -> str:
+    if isinstance(value, str) and len(value) <= limits.TEXT_BYTES_MAX:
+        module, colon, function = value.partition(":")
+        parts = [*module.split("."), *function.split(".")]
+        if colon and all(part.isidentifier() and not keyword.iskeyword(part) for part in parts):
+            return value
+    refuse("MODULE:FUNCTION, such as handlers:finish_user_create")
+
+
+def _argv(value: object) -> tuple[str, ...]:
+    words = value if isinstance(value, list) and 1 <= len(value) <= 64 else [None]
+    if all(isinstance(word, str) and len(word) <= 4096 for word in words) and words[0]:
+        return tuple(words)
+    refuse("a list of 1 to 64 texts, the program and its arguments (no shell; put numbers in quotes)")
+
+
+def _true(value: object) -> bool:
+    if value is True:
+        return True
+    refuse("true, or leave the key out (yes and on are text here)")
+
+
+def _group(value: object) -> str:
+    if isinstance(value, str) and re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}\$?", value):
+        return value
+    refuse("the name of a group of this machine, such as www-data")
+
+
+@dataclass(frozen=True, slots=True)
+class Several:
+    """A list of `low` to `high` different values."""
+
+    low: int
+    high: int
+
+    def __call__(self, values: list[T]) -> list[T]:
+        if not self.low <= len(values) <= self.high:
+            refuse(f"a list of {self.low} to {self.high} values", f"a list of {len(values)}")
+        twice = next((value for place, value in enumerate(values) if value in values[:place]), None)
+        if twice is not None:
+            refuse("each value once", f"{shown(twice)} a second time")
+        return values
+
+
+DurationMs = Annotated[int, PlainValidator(Duration())]
+PositiveMs = Annotated[int, PlainValidator(Duration(1))]
+RangeMs = Annotated[tuple[int, int], PlainValidator(DurationRange())]
+U32 = Annotated[int, PlainValidator(Whole(1, 0xFFFF_FFFF))]
+Name = Annotated[str, PlainValidator(_name)]
+PythonTarget = Annotated[str, PlainValidator(_python_target)]
+Argv = Annotated[tuple[str, ...], PlainValidator(_argv)]
+OnlyTrue = Annotated[bool, PlainValidator(_true)]
+Group = Annotated[str, PlainValidator(_group)]
+SidecarNames = Annotated[list[Name], AfterValidator(Several(1, limits.KIND_SIDECARS_MAX))]

@@ -1,0 +1,117 @@
+"""Every bound of the pipe, with its unit, default and reason. Told to clients at hello, never guessed."""
+
+from __future__ import annotations
+
+from typing import Final
+
+KIB: Final = 1024
+MIB: Final = 1024 * KIB
+
+# What a user may store (semantics.md, "Limits").
+RECORD_BYTES_MAX: Final = 1 * MIB  # one record
+SESSION_BYTES_MAX: Final = 16 * MIB  # all records of a session; a RepeatData is at most that
+SESSION_RECORDS_MAX: Final = 4_096  # records of a session
+
+# What travels in one message.
+MESSAGE_BYTES_MAX: Final = 4 * MIB  # one packed message, header included
+MESSAGE_OPERATIONS_MAX: Final = 1_024  # operations of one batch
+ENVELOPE_BYTES_MAX: Final = MESSAGE_BYTES_MAX + 64 * KIB  # packed messages in one ZeroMQ message
+ENVELOPE_MESSAGES_MAX: Final = 1_024  # as many clients as one sidecar packs in one go
+BATCH_OPERATIONS: Final = 256  # what the client library packs at most: beyond it nothing is gained (evidence.md)
+TEXT_BYTES_MAX: Final = 512  # reasons, messages of errors, first bytes of stderr
+KEY_BYTES_MAX: Final = 256  # key and order_key of a session
+TRACE_BYTES_MAX: Final = 128  # a W3C traceparent is 55
+ADMIN_BYTES_MAX: Final = 1 * MIB  # one admin request or page of a reply
+HELD_SESSIONS_MAX: Final = 65_536  # sessions listed in one sidecar hello
+
+# Queues of the pipe.
+GROUP_BYTES_MAX: Final = 8 * MIB  # what one drain brings to one write and one sync
+GROUP_FRAMES_MAX: Final = 1_024
+DRAIN_MESSAGES_MAX: Final = 512  # messages taken from one socket before the others get their turn
+CLIENT_OUTCOMES_MAX: Final = 16_384  # kept outcomes of New of one client; above: BUSY
+OUTCOMES_MAX: Final = 4_000_000  # kept outcomes of New in all; above: BUSY
+PROPOSALS_MAX: Final = 1_024  # proposals in one frame, and the slice of "owner gone" or expiry in one turn
+ATTEMPTS_KEPT: Final = 16  # attempts remembered of a session
+CLIENTS_MAX: Final = 65_536  # client incarnations a pipe or sidecar hears at a time
+
+# Clocks.
+LEASE_MS: Final = 15_000  # a client that is silent this long has its sessions stored
+HEARTBEAT_MS: Final = LEASE_MS // 3
+TICK_MS: Final = 5  # the grain of the wheel: a due session is at most this late by it
+FINISHED_TRACE_MS: Final = 24 * 3_600_000  # how long (id, epoch) of a session finished in an epoch > 1 is known
+OUTCOME_KEPT_MS: Final = 3_600_000  # outcomes of New after the client's last frame
+CLOCK_LEAP_MAX_MS: Final = 7 * 24 * 3_600_000  # a leap of the wall clock taken without asking at opening
+
+# Client library.
+TIMEOUT_S: Final = 30.0  # an operation's wait before OutcomeUnknown
+LEAVE_TIMEOUT_S: Final = 1.0  # leaving a session's block by an exception waits at most this
+RESEND_MS: Final = 2_000  # an unanswered batch is sent again after this, doubling up to RESEND_MAX_MS
+RESEND_MAX_MS: Final = 15_000
+WAITING_OPERATIONS_MAX: Final = 65_536  # operations called and not yet answered in one client; above: Busy
+
+# Push.
+PUSH_SESSIONS_MAX: Final = 64  # sessions in one push message (evidence.md: 64 a message)
+CREDIT_SESSIONS: Final = 256  # what a sidecar grants per kind by default, never more than `concurrency`
+CREDIT_BYTES: Final = 64 * MIB
+ACCEPT_TIMEOUT_MS: Final = 5_000  # a push without Accepted in this time: the pipe dials anew
+
+# Local paths.
+IPC_PATH_BYTES_MAX: Final = 100  # the kernel's limit is 107 with the terminating zero; a margin for lock files
+
+# Configuration. A file over a bound is refused with the bound named; reading any file takes bounded time.
+CONFIG_BYTES_MAX: Final = 1 * MIB  # one file
+CONFIG_DEPTH_MAX: Final = 16  # nesting of mappings and lists; the deepest key there is stands at 5
+CONFIG_NODES_MAX: Final = 65_536  # keys and values of one file: 4,096 kinds with every key spelled out
+CONFIG_PROBLEMS_MAX: Final = 100  # problems told at once; more are counted
+KINDS_MAX: Final = 4_096  # kinds in the routes: the Policy frame stays below MESSAGE_BYTES_MAX
+KIND_SIDECARS_MAX: Final = 64  # sidecars of one kind
+SIDECARS_MAX: Final = 1_024  # sidecars a pipe dials: one connection each
+NAME_BYTES_MAX: Final = 64  # names of kinds and sidecars
+DURATION_MS_MAX: Final = 366 * 24 * 3_600_000  # a duration in a file; more is a slip in the unit
+CONCURRENCY_MAX: Final = 65_535  # handlers of one kind at a time
+LEASE_MS_MIN: Final = 300  # below 100 ms between two heartbeats a busy machine loses live clients
+SEGMENT_BYTES_MIN: Final = 2 * GROUP_BYTES_MAX  # a segment holds at least one group, and is not all headers
+SEGMENT_BYTES_MAX: Final = 1024 * MIB  # zero-filled ahead: more holds up the disk when a segment is made
+
+# The local log (mpy6a/log/FORMAT.md).
+LOG_FRAME_BYTES_MAX: Final = MESSAGE_BYTES_MAX + 64 * KIB  # one frame: the biggest message, header and verdicts
+SEGMENT_BYTES: Final = 64 * MIB  # one segment: 70 ms to fill with zeroes, and a handful of files an hour at full load
+PREPARE_BYTES: Final = 1 * MIB  # zeroes written in one turn for the next segment: about 1 ms each
+SPARE_SEGMENTS_MAX: Final = 4  # trimmed segments kept for reuse; the rest gives its space back
+OPEN_SEGMENTS_MAX: Final = 64  # segments kept open for reading records back, of 1,024 descriptors a process has
+SYNC_TIMES_KEPT: Final = 1_024  # durations of the last syncs, for `status` and `bench`
+
+# Sidecar.
+LINK_QUEUE_BYTES_MAX: Final = 64 * MIB  # operations that wait for one pipe in a sidecar; above: BUSY
+CLIENT_QUEUE_BYTES_MAX: Final = 2 * MESSAGE_BYTES_MAX  # of those, from one client: it cannot fill the queue alone
+HANDED_MAX: Final = 65_536  # sessions whose last run a sidecar remembers, so that no run begins twice
+GONE_TOLD: Final = 3  # heartbeats that repeat that a client is gone: a lost message is made up for
+HELLO_MS: Final = 1_000  # between two hellos to a pipe that does not answer
+DIALS_MAX: Final = 64  # pipes that may greet one sidecar before they are known by their own connection
+CALLBACK_BYTES_MAX: Final = RECORD_BYTES_MAX  # body of a callback of an http handler: one record
+ANSWER_BYTES_MAX: Final = 64 * KIB  # what an http handler may answer with
+RETRY_AFTER_MAX_MS: Final = 10 * 60_000  # Retry-After of a handler is honoured up to this
+HEALTH_MS: Final = 1_000  # between two questions whether an http handler is back
+CHILD_RESTART_MS: Final = 250  # before the process of the python handlers starts again, doubling up to ..._MAX_MS
+CHILD_RESTART_MAX_MS: Final = 10_000
+
+# The wire (schemas/PROTOCOL.md).
+LABEL_BYTES_MAX: Final = 256  # any name in a message: programs, nodes, schema tags, verbs; names of config are shorter
+TOKEN_BYTES_MAX: Final = 4 * KIB  # a hello's token for the user's own authoriser: a signed token with some claims
+PIPES_MAX: Final = 1_024  # pipes told in one welcome
+SEGMENTS_MAX: Final = 512  # segments of one Cap'n Proto message; a builder makes a handful
+
+# Client library, beyond an operation's wait.
+WAITING_BYTES_MAX: Final = 256 * MIB  # records called and not yet answered in one client; above: Busy
+BACKOFF_MS: Final = 50  # before a batch that a pipe without leadership did not take is sent again, doubling
+LOG_TIME_FRESH_MS: Final = 60_000  # an older log time is asked for anew before it is named as first sending
+CLOSE_TIMEOUT_S: Final = 5.0  # closing a pipe waits at most this for operations that are not answered
+CLIENT_EVENTS_MAX: Final = 65_536  # pushes and stops that a service has not looked at; above: dropped and counted
+ENDINGS_KEPT: Final = 1_024  # outcomes that a service repeats to its sidecar after a reconnect
+DRAIN_GRACE_S: Final = 10.0  # handlers running when `serve` is stopped may finish for this long
+CLIENT_QUEUE_MESSAGES: Final = 4_096  # ZeroMQ's own queue, each way, of a client's socket
+ZMQ_HEARTBEAT_MS: Final = 1_000  # ZeroMQ's own pings on a client's socket: they find a dead peer, not a dead program
+ZMQ_HEARTBEAT_TIMEOUT_MS: Final = 5_000
+RECONNECT_MS: Final = 50  # between two attempts to reach the door, doubling up to ..._MAX_MS
+RECONNECT_MAX_MS: Final = 1_000
+GOODBYE_LINGER_MS: Final = 250  # how long a goodbye may take to leave after the socket was closed

@@ -1,0 +1,388 @@
+"""The pipe without sockets, files or clocks: messages and time in, frames to log and messages to send out.
+
+    receive(sender, message, now) --.                        .--> outbox: acks, welcomes, errors
+    tick(now), propose(...)         +--> group() --> log --> committed(frames)
+    say(admin, done)  --------------'                        '--> Applied, for whoever pushes
+
+Nothing is answered before the log returned its frame as committed. Time is an argument: `now_ms` is monotonic; log
+time is the last logged one plus what went by since (semantics, "Two clocks").
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Hashable, Sequence
+from typing import Final
+
+from mpy6a import limits
+from mpy6a.due import Due
+from mpy6a.entries import Admin, Opening, encode_admin, encode_opening, encode_policy, encode_proposals
+from mpy6a.errors import Code, Malformed
+from mpy6a.framing import FLAG_REENCODED, Frame, FrameType
+from mpy6a.messages import (
+    Ack,
+    AnyMessage,
+    Error,
+    Heartbeat,
+    Kind,
+    Limits,
+    Message,
+    MessageType,
+    PipeInfo,
+    Pong,
+    Role,
+    Welcome,
+)
+from mpy6a.model import NOBODY, Cause, Proposal, ProposalVerb, Result, SessionState, Verb
+from mpy6a.policy import Policy
+from mpy6a.sessions import Applied
+from mpy6a.state import LEVEL, VERDICT, State
+from mpy6a.wire import RowBatch, decode, decode_rows, encode, null_refused
+
+Authorise = Callable[[int, int], bool]  # (principal, kind) -> may it make sessions of that kind
+Done = Callable[[Applied], None]
+
+NEW: Final = int(Verb.NEW)
+PROTOCOL_VERSION: Final = 1
+LAPSE_CHECK_MS: Final = 1_000  # how late a lapsed lease may be noticed; a scan of 65,536 clients costs 3 ms
+
+
+class Pipe:
+    """One pipe. Own it from one thread; `outbox` is yours to empty."""
+
+    def __init__(
+        self,
+        state: State,
+        incarnation: bytes,
+        *,
+        durable: bool = True,
+        authorise: Authorise | None = None,
+    ) -> None:
+        self.state = state
+        self.incarnation = incarnation
+        self.durable = durable
+        self.disk_level = 0  # 1: New is refused; 2: whatever grows too, and dispatches
+        self.outbox: list[tuple[Hashable, bytes]] = []
+        self.due = Due(state)
+        self.dropped: dict[str, int] = {}  # messages not taken, by reason
+        self._authorise = authorise
+        self._frames: list[Frame] = []
+        self._bytes = 0
+        self._next_index = 1
+        self._in_flight: deque[tuple[Frame, Hashable | None, int, Done | None]] = deque()
+        self._heard: dict[bytes, int] = {}  # incarnation -> monotonic ms
+        self._dead: dict[bytes, None] = {}  # said goodbye or known dead, oldest first
+        self._gone: deque[bytes] = deque()  # whose sessions are to be stored or released, slice by slice
+        self._log_ahead_ms = 0  # log time - monotonic time
+        self._lapse_check_ms = 0
+
+    # ------------------------------------------------------------------ opening
+
+    def open(self, policy: Policy, now_ms: int, wall_ms: int, release: str = "", node: str = "") -> None:
+        """Begin a new term after the log was replayed: an OPENING and a POLICY frame are the first to be logged.
+
+        Log time is set forward once to the wall clock, never back, and not over a leap beyond CLOCK_LEAP_MAX_MS.
+        Whoever owned or held something gets one full lease from here.
+        """
+        state = self.state
+        leap = wall_ms - state.log_ms
+        start_ms = max(state.log_ms, 1)
+        if leap > 0 and (state.next_index == 1 or leap <= limits.CLOCK_LEAP_MAX_MS):
+            start_ms = wall_ms
+        self.due.clock_held = state.next_index > 1 and leap > limits.CLOCK_LEAP_MAX_MS
+        self._log_ahead_ms = start_ms - now_ms
+        self._next_index = state.next_index
+        opening = Opening(max(wall_ms, 0), NOBODY, state.term + 1, state.pipe, LEVEL, release, node)
+        self._log(FrameType.OPENING, encode_opening(opening), 1, now_ms, term=opening.term)
+        self._log(FrameType.POLICY, encode_policy(policy), 1, now_ms, term=opening.term)
+        for incarnation in (*state.sessions.writers(), *state.sessions.targets()):
+            self._heard[incarnation] = now_ms
+        self._lapse_check_ms = now_ms
+        self.due.open(self.log_ms(now_ms))
+
+    def log_ms(self, now_ms: int) -> int:
+        """Log time at a monotonic time."""
+        return max(self.state.log_ms, now_ms + self._log_ahead_ms)
+
+    # ------------------------------------------------------------------ what comes in
+
+    def receive(self, sender: Hashable, message: Message, now_ms: int, principal: int = 0) -> AnyMessage | None:
+        """Take one packed message. What is not for the pipe's core (pushes, operators) comes back decoded.
+
+        Bad input costs its sender an error and nobody else anything; never raises for it.
+        """
+        try:
+            if message.type == MessageType.BATCH:
+                self._batch(sender, message, now_ms, principal or message.principal)
+                return None
+            value = decode(message)
+        except Malformed as problem:
+            self.drop(sender, message, Code.MALFORMED, str(problem))
+            return None
+        incarnation = message.incarnation
+        match message.type:
+            case MessageType.HELLO:
+                self._hear(incarnation, now_ms)
+                self.reply(sender, incarnation, self.welcome(now_ms))
+            case MessageType.HEARTBEAT:
+                assert isinstance(value, Heartbeat)
+                self._hear(incarnation, now_ms)
+                for alive in value.alive:
+                    self._hear(alive, now_ms)
+                for gone in value.gone:
+                    self.gone(gone)
+                self.reply(sender, incarnation, Pong(self.log_ms(now_ms), self.state.term))
+            case MessageType.GOODBYE:
+                self.gone(incarnation)
+            case _:
+                self._hear(incarnation, now_ms)
+                return value
+        return None
+
+    def welcome(self, now_ms: int, role: Role = Role.PIPE) -> Welcome:
+        """What a hello is answered with."""
+        state, policy = self.state, self.state.policy
+        kinds = tuple(
+            Kind(kind.id, kind.name, kind.delay_ms, kind.idle_ms, kind.silence_ms, kind.timeout_ms)
+            for kind in policy.kinds.values()
+        )
+        bounds = Limits(
+            policy.record_bytes_max,
+            policy.session_bytes_max,
+            policy.session_records_max,
+            limits.MESSAGE_BYTES_MAX,
+            limits.MESSAGE_OPERATIONS_MAX,
+            limits.ENVELOPE_BYTES_MAX,
+        )
+        log_ms = self.log_ms(now_ms)
+        here = PipeInfo(state.pipe, state.term, True, log_ms)
+        return Welcome(PROTOCOL_VERSION, role, policy.lease_ms, log_ms, bounds, kinds, (here,), self.incarnation)
+
+    def _hear(self, incarnation: bytes, now_ms: int) -> None:
+        if incarnation in self._heard or len(self._heard) < limits.CLIENTS_MAX:
+            self._heard[incarnation] = now_ms
+
+    def gone(self, incarnation: bytes) -> None:
+        """A fact about an incarnation: it is dead, and what it owns or will turn out to own waits for nobody."""
+        self._heard.pop(incarnation, None)
+        self._dead[incarnation] = None
+        if len(self._dead) > limits.CLIENTS_MAX:
+            del self._dead[next(iter(self._dead))]
+        self._gone.append(incarnation)
+
+    def is_heard(self, incarnation: bytes) -> bool:
+        """Whether the incarnation's lease runs."""
+        return incarnation in self._heard
+
+    def _batch(self, sender: Hashable, message: Message, now_ms: int, principal: int) -> None:
+        if message.pipe != self.state.pipe:
+            self.drop(sender, message, Code.WRONG_PIPE, f"this is pipe {self.state.pipe}, not {message.pipe}")
+            return
+        batch = decode_rows(message.body)
+        origin = message.incarnation
+        requests = self.state.requests
+        if requests.kept >= limits.OUTCOMES_MAX or (
+            requests.of(origin) + len(batch.rows) > limits.CLIENT_OUTCOMES_MAX
+            and any(row[4] == NEW for row in batch.rows)
+            and batch.mark <= requests.mark_of(origin)
+        ):
+            self.busy(sender, origin, batch.number, now_ms)
+            return
+        self._hear(origin, now_ms)
+        refused = self._refusals(batch, principal)
+        flags, data, verdicts = FLAG_REENCODED if batch.reencoded else 0, batch.data, b""
+        if refused:
+            data, flags = null_refused(batch, refused), FLAG_REENCODED
+            verdicts = b"".join(VERDICT.pack(position, code, 0) for position, code in refused.items())
+            batch = decode_rows(data, nulled=True)
+        frame = Frame(
+            FrameType.BATCH,
+            flags,
+            LEVEL,
+            self.state.term,
+            self._next_index,
+            len(batch.rows),
+            self.log_ms(now_ms),
+            principal,
+            origin,
+            data,
+            verdicts,
+            decoded=batch,
+        )
+        self._queue(frame, sender, batch.number)
+
+    def _refusals(self, batch: RowBatch, principal: int) -> dict[int, int]:
+        """What is decided before the log and rides in the frame: routes, limits, rights, disk."""
+        policy, level = self.state.policy, self.disk_level
+        kinds, record_bytes_max, authorise = policy.kinds, policy.record_bytes_max, self._authorise
+        refused: dict[int, int] = {}
+        for position, row in enumerate(batch.rows):
+            verb, length = row[4], row[7]
+            if verb == NEW:
+                if row[5] not in kinds:
+                    refused[position] = Code.UNKNOWN_KIND
+                elif authorise is not None and not authorise(principal, row[5]):
+                    refused[position] = Code.DENIED
+                elif level:
+                    refused[position] = Code.DISK_LOW
+            elif level > 1 and verb in (Verb.APPEND, Verb.REPLACE):
+                refused[position] = Code.DISK_LOW
+            if length > record_bytes_max and position not in refused:
+                refused[position] = Code.TOO_LARGE
+        return refused
+
+    # ------------------------------------------------------------------ what goes out
+
+    def reply(self, sender: Hashable, incarnation: bytes, value: AnyMessage) -> None:
+        """Queue one message for whoever sent something."""
+        self.outbox.append((sender, encode(value, incarnation=incarnation, pipe=self.state.pipe)))
+
+    def drop(self, sender: Hashable, message: Message, code: Code, sentence: str) -> None:
+        """Count a message that was not taken, and tell its sender why."""
+        self.count_dropped(code.name.lower())
+        self.reply(sender, message.incarnation, Error(code, sentence[: limits.TEXT_BYTES_MAX], type=message.type))
+
+    def count_dropped(self, reason: str) -> None:
+        """Count input that was not taken."""
+        self.dropped[reason] = self.dropped.get(reason, 0) + 1
+
+    def busy(self, sender: Hashable, origin: bytes, number: int, now_ms: int) -> None:
+        """Answer a batch before the log: nothing of it was logged, it may be sent again as it is."""
+        self.count_dropped("busy")
+        text = "too many unanswered New are kept for this client: wait for answers, then send again"
+        ack = Ack(number, log_ms=self.log_ms(now_ms), code=Code.BUSY, retry_after_ms=1_000, message=text)
+        self.reply(sender, origin, ack)
+
+    # ------------------------------------------------------------------ what is to be logged
+
+    @property
+    def full(self) -> bool:
+        """Whether one write and one sync have enough: take no more in before they are done."""
+        return self._bytes >= limits.GROUP_BYTES_MAX or len(self._frames) >= limits.GROUP_FRAMES_MAX
+
+    def group(self) -> list[Frame]:
+        """Take out what is to be logged now, as one group."""
+        frames, self._frames, self._bytes = self._frames, [], 0
+        return frames
+
+    def propose(self, proposals: Sequence[Proposal], now_ms: int) -> None:
+        """Have the log decide about sessions; at most one proposal a session is in flight."""
+        for proposal in proposals:
+            self.due.proposed.add(proposal.index)
+        self._log(FrameType.PROPOSALS, encode_proposals(proposals), len(proposals), now_ms)
+
+    def say(self, admin: Admin, now_ms: int, done: Done) -> None:
+        """Log an operator's word; `done` is called with what came of it once it is committed and applied."""
+        self._log(FrameType.ADMIN, encode_admin(admin), max(1, len(admin.sessions)), now_ms, done=done)
+
+    def _log(
+        self, kind: FrameType, body: bytes, count: int, now_ms: int, *, term: int = 0, done: Done | None = None
+    ) -> None:
+        frame = Frame(
+            kind, 0, LEVEL, term or self.state.term, self._next_index, count, self.log_ms(now_ms), 0, NOBODY, body, b""
+        )
+        self._queue(frame, None, 0, done)
+
+    def _queue(self, frame: Frame, sender: Hashable | None, number: int, done: Done | None = None) -> None:
+        self._next_index += frame.count
+        self._bytes += len(frame.batch)
+        self._frames.append(frame)
+        self._in_flight.append((frame, sender, number, done))
+
+    # ------------------------------------------------------------------ what is committed
+
+    def committed(self, frames: Sequence[Frame]) -> list[Applied]:
+        """Apply what the log returned, answer it, and say what came of it."""
+        return [self._committed(frame) for frame in frames]
+
+    def _committed(self, frame: Frame) -> Applied:
+        expected, sender, number, done = self._in_flight.popleft()
+        assert expected.first_index == frame.first_index, "the log returned frames out of order"
+        applied = self.state.apply(frame)
+        due = self.due
+        for session in applied.timers:
+            due.arm(session)
+        if frame.type == FrameType.PROPOSALS:
+            due.settle(frame, applied)
+        if sender is not None:
+            self._ack(frame, sender, number, applied)
+            if self._dead and frame.origin in self._dead:
+                self._gone.append(frame.origin)
+        if done is not None:
+            done(applied)
+        frame.decoded = None
+        return applied
+
+    def _ack(self, frame: Frame, sender: Hashable, number: int, applied: Applied) -> None:
+        results = tuple(applied.results)
+        if frame.verdicts:
+            results = tuple(self._explained(result, frame) for result in results)
+        ack = Ack(
+            number, frame.first_index, frame.log_ms, self.state.term, 0, Code.OK, self.durable, results
+        )
+        self.reply(sender, frame.origin, ack)
+
+    def _explained(self, result: Result, frame: Frame) -> Result:
+        if result.code != Code.UNKNOWN_KIND or not isinstance(frame.decoded, RowBatch):
+            return result
+        kind = frame.decoded.rows[result.position][5]
+        known = ", ".join(f"{k.name} ({k.id})" for k in list(self.state.policy.kinds.values())[:8])
+        return result._replace(message=f"no route names kind {kind}; known are: {known}"[: limits.TEXT_BYTES_MAX])
+
+    # ------------------------------------------------------------------ time
+
+    def tick(self, now_ms: int) -> None:
+        """Propose what time has brought: due limits, lapsed leases, what dead incarnations leave behind."""
+        if now_ms - self._lapse_check_ms >= LAPSE_CHECK_MS:
+            self._lapse_check_ms = now_ms
+            before = now_ms - self.state.policy.lease_ms
+            for incarnation in [i for i, heard_ms in self._heard.items() if heard_ms < before]:
+                del self._heard[incarnation]
+                self._gone.append(incarnation)
+        proposals = self.due.expired(self.log_ms(now_ms), limits.PROPOSALS_MAX)
+        while self._gone and len(proposals) < limits.PROPOSALS_MAX:
+            more = self._left_behind(self._gone[0], limits.PROPOSALS_MAX - len(proposals))
+            proposals.extend(more)
+            if len(proposals) < limits.PROPOSALS_MAX:
+                self._gone.popleft()
+        if proposals:
+            self.propose(proposals, now_ms)
+
+    def _left_behind(self, incarnation: bytes, most: int) -> list[Proposal]:
+        sessions = self.state.sessions
+        proposals: list[Proposal] = []
+        for index in (*sessions.owned(incarnation), *sessions.held(incarnation)):
+            if len(proposals) == most:
+                break
+            session = sessions.at(index)
+            if session is None or index in self.due.proposed:
+                continue
+            owned = session.state == SessionState.OPEN
+            verb, cause = (
+                (ProposalVerb.OWNER_GONE, Cause.OWNER_GONE)
+                if owned
+                else (ProposalVerb.RELEASE, Cause.SIDECAR_LOST)
+            )
+            proposals.append(
+                Proposal(
+                    verb,
+                    session.term,
+                    index,
+                    session.epoch,
+                    session.change,
+                    cause,
+                    target=incarnation,
+                    reason="" if owned else "sidecar lost",
+                )
+            )
+        return proposals
+
+    def deadline(self, now_ms: int) -> int:
+        """Monotonic time at which `tick` has to be called next, whatever comes in before."""
+        if self._gone or self._frames:
+            return now_ms
+        deadline = self._lapse_check_ms + LAPSE_CHECK_MS
+        due_ms = self.due.next_ms()
+        if due_ms is not None:
+            deadline = min(deadline, due_ms - self._log_ahead_ms)
+        return max(deadline, now_ms)

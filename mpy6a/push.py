@@ -1,0 +1,317 @@
+"""Pushing: which sidecar gets which session, and what travels over the pipe's dials. Without sockets.
+
+A dial is one greeted connection to one sidecar incarnation. Nothing is pushed before its hello; the hello is
+reconciled with what the log says that incarnation holds; pushes go against the credit it granted in this dial.
+Losing a message costs nothing: without Accepted in time the pipe greets anew, and the next hello tells what came.
+Source: semantics, "Pushing".
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Hashable, Iterable, Mapping
+
+from mpy6a import limits
+from mpy6a.errors import Code
+from mpy6a.messages import (
+    Accepted,
+    AnyMessage,
+    Error,
+    Greeting,
+    KindCredit,
+    Message,
+    Push,
+    RepeatPart,
+    SessionEpoch,
+    SidecarHello,
+    Stop,
+)
+from mpy6a.model import Extra, Proposal, ProposalVerb
+from mpy6a.pipe import Pipe
+from mpy6a.session import REPEATING, Session
+from mpy6a.sessions import Applied
+from mpy6a.wire import encode
+
+Read = Callable[[int, int], bytes]  # Log.read
+PUSH_BYTES = limits.MIB  # records in one push message; a longer session travels in parts of this
+_NO_EXTRA = Extra(0)
+
+
+class Dial:
+    """One greeted connection to a sidecar incarnation."""
+
+    def __init__(self, incarnation: bytes, number: int, now_ms: int) -> None:
+        self.incarnation = incarnation
+        self.number = number
+        self.greeted_ms = now_ms
+        self.name = ""  # of the sidecar, from its hello; "" before it
+        self.granted: dict[int, tuple[int, int]] = {}  # kind -> sessions, bytes: totals
+        self.used: dict[int, tuple[int, int]] = {}  # pushed or reserved by a proposal
+        self.pushed = 0  # number of the last push
+        self.waiting: deque[tuple[int, int]] = deque()  # (number, ms) not accepted yet
+        self.queue: list[RepeatPart] = []
+        self.stops: list[SessionEpoch] = []
+
+    def room(self, kind: int) -> int:
+        """Sessions of the kind that may still be pushed; 0 once the granted bytes are used up."""
+        sessions, size = self.granted.get(kind, (0, 0))
+        used_sessions, used_size = self.used.get(kind, (0, 0))
+        return sessions - used_sessions if used_size < size else 0
+
+    def use(self, kind: int, sessions: int, size: int) -> None:
+        """Count against the credit (or, with negative numbers, give a reservation back)."""
+        before = self.used.get(kind, (0, 0))
+        self.used[kind] = (before[0] + sessions, before[1] + size)
+
+
+class Pusher:
+    """The pushing side of a pipe. `outbox` holds (sidecar incarnation, packed message): yours to empty."""
+
+    def __init__(self, pipe: Pipe, read: Read, sidecars: Mapping[str, str]) -> None:
+        self.outbox: list[tuple[bytes, bytes]] = []
+        self._pipe = pipe
+        self._read = read
+        self._sidecars = sidecars
+        self._dials: dict[bytes, Dial] = {}
+        self._names: dict[str, bytes] = {}  # sidecar -> incarnation of its last hello
+        self._dial_number = 0
+        self._reserved: dict[int, Dial] = {}  # session -> dial whose credit its proposal holds
+        self._turn = 0
+
+    # ------------------------------------------------------------------ connections
+
+    def probed(self, incarnation: bytes, now_ms: int) -> None:
+        """A new connection to that incarnation stands: greet it."""
+        if len(incarnation) != 16:
+            self._pipe.count_dropped("probe")
+            return
+        self._dial_number += 1
+        self._dials[incarnation] = dial = Dial(incarnation, self._dial_number, now_ms)
+        pipe = self._pipe
+        state = pipe.state
+        greeting = Greeting(dial.number, state.term, state.policy.lease_ms, pipe.log_ms(now_ms), "")
+        self._send(incarnation, greeting)
+
+    def undeliverable(self, incarnation: bytes) -> None:
+        """The connection is gone; what it held is settled by the next hello, or by the lease."""
+        self._dials.pop(incarnation, None)
+
+    def receive(self, sender: Hashable, message: Message, value: AnyMessage, now_ms: int) -> bool:
+        """Take a sidecar's hello or Accepted; False for anything else."""
+        match value:
+            case SidecarHello():
+                self._hello(sender, message.incarnation, value, now_ms)
+            case Accepted():
+                dial = self._current(message.incarnation, value.dial, value.term)
+                if dial is not None and dial.name:
+                    while dial.waiting and dial.waiting[0][0] <= value.through:
+                        dial.waiting.popleft()
+                    self._grant(dial, value.credit)
+            case _:
+                return False
+        return True
+
+    def _current(self, incarnation: bytes, number: int, term: int) -> Dial | None:
+        dial = self._dials.get(incarnation)
+        if dial is None or dial.number != number or term != self._pipe.state.term:
+            self._pipe.count_dropped("old_dial")
+            return None
+        return dial
+
+    def _hello(self, sender: Hashable, incarnation: bytes, hello: SidecarHello, now_ms: int) -> None:
+        dial = self._current(incarnation, hello.dial, hello.term)
+        if dial is None or dial.name:
+            return
+        if hello.name not in self._sidecars:
+            known = ", ".join(sorted(self._sidecars)) or "none"
+            sentence = f"no sidecar {hello.name!r} in this pipe's `sidecars:`; known are: {known}"
+            self._pipe.reply(sender, incarnation, Error(Code.DENIED, sentence[: limits.TEXT_BYTES_MAX]))
+            self._pipe.count_dropped("unknown_sidecar")
+            return
+        before = self._names.get(hello.name)
+        if before is not None and before != incarnation:
+            self._pipe.gone(before)
+            self._dials.pop(before, None)
+        self._names[hello.name] = incarnation
+        dial.name = hello.name
+        self._grant(dial, hello.credit)
+        self._reconcile(dial, hello.held, now_ms)
+
+    def _reconcile(self, dial: Dial, listed: Iterable[SessionEpoch], now_ms: int) -> None:
+        """What the log says it holds and it does not is pushed again; what it holds no longer by right is stopped."""
+        sessions = self._pipe.state.sessions
+        right = {(s.term, s.index, s.epoch) for s in map(sessions.at, sessions.held(dial.incarnation)) if s}
+        held = {tuple(one) for one in listed}
+        dial.stops.extend(SessionEpoch(*one) for one in sorted(held - right))
+        for term, index, _ in sorted(right - held):
+            session = sessions.find(term, index)
+            assert session is not None
+            dial.use(session.kind, 1, session.size)
+            self._push(dial, session, now_ms)
+
+    def _grant(self, dial: Dial, credit: Iterable[KindCredit]) -> None:
+        for kind, sessions, size in credit:
+            before = dial.granted.get(kind, (0, 0))
+            dial.granted[kind] = (max(before[0], sessions), max(before[1], size))
+
+    # ------------------------------------------------------------------ pushing
+
+    def applied(self, applied: Applied, now_ms: int) -> None:
+        """Push what a frame dispatched; tell targets whose epoch others ended; free the credit of void proposals."""
+        for session in applied.dispatched:
+            self._reserved.pop(session.index, None)
+            assert session.delivery is not None
+            dial = self._dials.get(session.delivery.target)
+            if dial is not None and dial.name:
+                self._push(dial, session, now_ms)
+        for proposal in applied.void:
+            dial = self._reserved.pop(proposal.index, None)
+            if dial is not None:
+                found = self._pipe.state.session(proposal.term, proposal.index)
+                dial.use(found.kind if found else 0, -1, 0)
+        for term, index, epoch, target, code in applied.ended:
+            dial = self._dials.get(target)
+            if code == Code.FENCED and dial is not None:
+                dial.stops.append(SessionEpoch(term, index, epoch))
+
+    def turn(self, now_ms: int) -> None:
+        """Propose dispatches for what is ready and has room; kinds take turns. Then flush what is to be sent."""
+        pipe = self._pipe
+        kinds = pipe.due.ready_kinds() if pipe.disk_level < 2 else []
+        proposals: list[Proposal] = []
+        for place in range(len(kinds)):
+            kind = kinds[(place + self._turn) % len(kinds)]
+            fair = max(1, (limits.PROPOSALS_MAX - len(proposals)) // (len(kinds) - place))
+            proposals.extend(self._dispatch(kind, fair))
+        self._turn += 1
+        if proposals:
+            pipe.propose(proposals, now_ms)
+        self._overdue(now_ms)
+        self.flush()
+
+    def _dispatch(self, kind: int, most: int) -> list[Proposal]:
+        policy = self._pipe.state.policy.kinds.get(kind)
+        if policy is None or kind in self._pipe.state.paused_kinds:
+            return []
+        room = {dial: dial.room(kind) for dial in self._connected(policy.sidecars) if dial.room(kind) > 0}
+        proposals: list[Proposal] = []
+        for session in self._pipe.due.take(kind, min(most, sum(room.values()))):
+            dial = max(room, key=lambda one: (room[one], one.number))
+            room[dial] -= 1
+            dial.use(kind, 1, session.size)
+            self._reserved[session.index] = dial
+            proposals.append(
+                Proposal(
+                    ProposalVerb.DISPATCH,
+                    session.term,
+                    session.index,
+                    session.epoch,
+                    session.change,
+                    target=dial.incarnation,
+                    sidecar=dial.name,
+                )
+            )
+        return proposals
+
+    def _connected(self, sidecars: Iterable[str]) -> list[Dial]:
+        dials = ((name, self._dials.get(self._names.get(name, b""))) for name in sidecars)
+        return [dial for name, dial in dials if dial is not None and dial.name == name]
+
+    def connected(self, sidecars: Iterable[str]) -> list[str]:
+        """Those of the named sidecars that said hello on a dial that stands."""
+        return [dial.name for dial in self._connected(sidecars)]
+
+    def has_room(self, sidecars: Iterable[str], kind: int) -> bool:
+        """Whether any of them granted credit for the kind that is not used up."""
+        return any(dial.room(kind) > 0 for dial in self._connected(sidecars))
+
+    def _overdue(self, now_ms: int) -> None:
+        """A dial that does not answer its greeting, or does not accept in time, is greeted anew."""
+        for dial in list(self._dials.values()):
+            since = dial.waiting[0][1] if dial.name and dial.waiting else now_ms if dial.name else dial.greeted_ms
+            if now_ms - since >= limits.ACCEPT_TIMEOUT_MS:
+                self._pipe.count_dropped("dial_timeout")
+                self.probed(dial.incarnation, now_ms)
+
+    def deadline(self, now_ms: int) -> int | None:
+        """Monotonic time at which `turn` has to be called next for what is not answered."""
+        since = [
+            dial.waiting[0][1] if dial.waiting else dial.greeted_ms
+            for dial in self._dials.values()
+            if dial.waiting or not dial.name
+        ]
+        return min(since) + limits.ACCEPT_TIMEOUT_MS if since else None
+
+    def _push(self, dial: Dial, session: Session, now_ms: int) -> None:
+        assert session.state == REPEATING
+        dial.pushed += 1
+        dial.waiting.append((dial.pushed, now_ms))
+        dial.queue.extend(self.parts(session, dial.pushed))
+
+    def parts(self, session: Session, number: int = 0) -> list[RepeatPart]:
+        """RepeatData of a session, its records read from the log, in parts of at most one message."""
+        delivery, extra = session.delivery, session.extra or _NO_EXTRA
+        pages: list[list[bytes]] = [[]]
+        size = 0
+        for reference in session.records:
+            length = reference & 0xFFFFFFFF
+            if pages[-1] and size + length > PUSH_BYTES:
+                pages.append([])
+                size = 0
+            pages[-1].append(self._read(reference >> 32, length))
+            size += length
+        return [
+            RepeatPart(
+                session.term,
+                session.index,
+                session.epoch,
+                session.fence,
+                session.kind,
+                number,
+                session.created_ms,
+                delivery.repeats if delivery else 0,
+                part,
+                len(pages),
+                delivery.cancel if delivery else False,
+                tuple(records),
+                delivery.attempts if delivery and part == 0 else (),
+                extra.key,
+                extra.order_key,
+                extra.schema,
+                extra.trace,
+            )
+            for part, records in enumerate(pages)
+        ]
+
+    def flush(self) -> None:
+        """Pack queued parts and stops into messages."""
+        term = self._pipe.state.term
+        for dial in self._dials.values():
+            if dial.stops:
+                stops, dial.stops = dial.stops, []
+                for start in range(0, len(stops), limits.HELD_SESSIONS_MAX):
+                    page = tuple(stops[start : start + limits.HELD_SESSIONS_MAX])
+                    self._send(dial.incarnation, Stop(dial.number, term, Code.FENCED, page))
+            queue, dial.queue = dial.queue, []
+            while queue:
+                taken, size = 0, 0
+                while taken < min(len(queue), limits.PUSH_SESSIONS_MAX) and (taken == 0 or size <= PUSH_BYTES):
+                    size += sum(map(len, queue[taken].records))
+                    taken += 1
+                self._send(dial.incarnation, Push(dial.number, term, dial.incarnation, tuple(queue[:taken])))
+                del queue[:taken]
+
+    def _send(self, incarnation: bytes, value: AnyMessage) -> None:
+        packed = encode(value, incarnation=self._pipe.incarnation, pipe=self._pipe.state.pipe)
+        self.outbox.append((incarnation, packed))
+
+    def status(self) -> list[dict[str, object]]:
+        """What is known of each sidecar of the config, for operators."""
+        facts: list[dict[str, object]] = []
+        for name, address in self._sidecars.items():
+            dial = self._dials.get(self._names.get(name, b""))
+            live = dial is not None and dial.name == name
+            held = len(self._pipe.state.sessions.held(dial.incarnation)) if live and dial else 0
+            credit = {str(kind): dial.room(kind) for kind in dial.granted} if live and dial else {}
+            facts.append({"name": name, "address": address, "connected": live, "held": held, "credit": credit})
+        return facts

@@ -1,0 +1,284 @@
+"""The pipe's process: one poll loop between ROUTER, log, pipe and push. Short and boring; it decides nothing.
+
+    drain the doors -> receive -> tick -> turn -> append (write, sync) -> committed -> send
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import resource
+import secrets
+import signal
+import socket as sockets_of_os
+import time
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any, Final
+
+import zmq
+
+from mpy6a import limits
+from mpy6a.admin import AdminDoor
+from mpy6a.clock import Clock
+from mpy6a.errors import Code, Malformed, VersionMismatch
+from mpy6a.framing import FrameType
+from mpy6a.log import Log
+from mpy6a.log.segments import SegmentLog
+from mpy6a.messages import AdminRequest, Error, MessageType, Role
+from mpy6a.pipe import Pipe
+from mpy6a.policy import Policy
+from mpy6a.push import Pusher
+from mpy6a.sockets import Socket, bind, drain, open_socket
+from mpy6a.state import State
+from mpy6a.version import __version__
+from mpy6a.wire import unpack
+
+logger = logging.getLogger(__name__)
+
+IDLE_MARK_MS: Final = 50  # so long without work, and the log gets its mark
+_NOBODY: Final = bytes(16)
+
+
+class Server:
+    """A pipe on real sockets over a log. `run` returns when `stop` was called or a signal came."""
+
+    def __init__(
+        self,
+        log: Log,
+        pipe_number: int,
+        policy: Policy,
+        clock: Clock,
+        *,
+        listen: Sequence[str],
+        admin: str,
+        sidecars: Mapping[str, str],
+    ) -> None:
+        self._log = log
+        self._segments = log if isinstance(log, SegmentLog) else None
+        self._clock = clock
+        self._policy = policy
+        self.pipe = Pipe(State(pipe_number), secrets.token_bytes(16), durable=log.durable)
+        self.pusher = Pusher(self.pipe, log.read, sidecars)
+        self._door = AdminDoor(self.pipe, self.pusher, log.read, self._facts)
+        self._stopping = False
+        self._unmarked_ms: int | None = None
+        self._context: zmq.Context[Socket] = zmq.Context()
+        self._locks: list[int | None] = []
+        self._clients = self._bound(zmq.ROUTER, listen, 0o600)
+        self._operators = self._bound(zmq.ROUTER, [admin], 0o600)
+        self._dials = open_socket(self._context, zmq.ROUTER)
+        self._dials.setsockopt(zmq.IMMEDIATE, 1)
+        self._dials.setsockopt(zmq.HEARTBEAT_TIMEOUT, 1_000)
+        self._dials.setsockopt(zmq.RECONNECT_IVL, 50)
+        self._dials.setsockopt(zmq.RECONNECT_IVL_MAX, 500)
+        self._sidecars = sidecars
+        self._wake_read, self._wake_write = sockets_of_os.socketpair()
+        self._wake_write.setblocking(False)
+        self._wake_read.setblocking(False)
+
+    def _bound(self, kind: int, addresses: Sequence[str], mode: int) -> Socket:
+        socket = open_socket(self._context, kind)
+        for address in addresses:
+            self._locks.append(bind(socket, address, mode))
+        return socket
+
+    # ------------------------------------------------------------------ life
+
+    def replay(self) -> None:
+        """Bring the state to the log's end. Raises DamagedLog."""
+        for frame in self._log.replay():
+            self.pipe.state.apply(frame)
+            frame.decoded = None
+
+    def run(self, ready: bool = True) -> None:
+        """Serve until stopped: the opening is logged first, and only then is anything taken in or dialed."""
+        pipe, clock = self.pipe, self._clock
+        pipe.open(self._policy, clock.monotonic_ms(), clock.wall_ms(), __version__, os.uname().nodename)
+        self._work(clock.monotonic_ms())
+        for address in self._sidecars.values():
+            self._dials.connect(address)
+        logger.info("serving", extra={"facts": {"pipe": pipe.state.pipe, "term": pipe.state.term}})
+        poller = zmq.Poller()
+        for readable in (self._clients, self._operators, self._dials, self._wake_read):
+            poller.register(readable, zmq.POLLIN)
+        while not self._stopping:
+            poller.poll(self._wait_ms(clock.monotonic_ms()))
+            now_ms = clock.monotonic_ms()
+            self._receive(now_ms)
+            self._work(now_ms)
+        self._work(clock.monotonic_ms())
+
+    def stop(self, *_: object) -> None:
+        """End `run` after what was taken in is finished and synced. Safe in a signal handler."""
+        self._stopping = True
+        try:
+            self._wake_write.send(b"\0")
+        except BlockingIOError:
+            pass  # it is awake already
+
+    def handle_signals(self) -> None:
+        """SIGTERM and SIGINT end `run`."""
+        signal.signal(signal.SIGTERM, self.stop)
+        signal.signal(signal.SIGINT, self.stop)
+
+    def close(self) -> None:
+        """Let go of sockets and log. What was acknowledged is durable already."""
+        self._context.destroy(linger=200)
+        self._wake_read.close()
+        self._wake_write.close()
+        self._log.close()
+        for lock in self._locks:
+            if lock is not None:
+                os.close(lock)
+
+    def _wait_ms(self, now_ms: int) -> int:
+        deadline = self.pipe.deadline(now_ms)
+        for other in (
+            self.pusher.deadline(now_ms),
+            None if self._unmarked_ms is None else self._unmarked_ms + IDLE_MARK_MS,
+            None if self._segments is None else self._segments.sync_due(),
+        ):
+            if other is not None:
+                deadline = min(deadline, other)
+        return max(0, deadline - now_ms)
+
+    # ------------------------------------------------------------------ in
+
+    def _receive(self, now_ms: int) -> None:
+        for door in (self._clients, self._operators):
+            malformed: list[bytes] = []
+            for identity, payload in drain(door, limits.DRAIN_MESSAGES_MAX, malformed):
+                self._take((door, identity), payload, now_ms)
+                if self.pipe.full:
+                    break
+            for identity in malformed:
+                self._error((door, identity), Code.MALFORMED, "a message is one frame: an envelope, nothing more")
+        strange: list[bytes] = []
+        for identity, payload in drain(self._dials, limits.DRAIN_MESSAGES_MAX, strange):
+            if payload:
+                self.pipe.count_dropped("spoke_on_dial")
+            else:
+                self.pusher.probed(identity, now_ms)
+        for _ in strange:
+            self.pipe.count_dropped("spoke_on_dial")
+        try:
+            while self._wake_read.recv(64):
+                pass
+        except BlockingIOError:
+            pass  # drained
+
+    def _take(self, sender: tuple[Socket, bytes], payload: bytes, now_ms: int) -> None:
+        pipe = self.pipe
+        try:
+            messages = unpack(payload)
+        except (Malformed, VersionMismatch) as problem:
+            self._error(sender, problem.code or Code.MALFORMED, str(problem))
+            return
+        operators = sender[0] is self._operators
+        for message in messages:
+            if operators and message.type == MessageType.HELLO:
+                pipe.reply(sender, message.incarnation, pipe.welcome(now_ms, Role.ADMIN))
+                continue
+            value = pipe.receive(sender, message, now_ms)
+            if value is None or self.pusher.receive(sender, message, value, now_ms):
+                continue
+            if not isinstance(value, AdminRequest):
+                sentence = f"message type {message.type} is not for a pipe"
+                pipe.drop(sender, message, Code.MALFORMED, sentence)
+            elif operators:
+                self._door.receive(sender, message, value, now_ms)
+            else:
+                pipe.drop(sender, message, Code.NOT_ADMIN, "operators' verbs are answered on the admin door only")
+
+    def _error(self, sender: Hashable, code: Code, sentence: str) -> None:
+        self.pipe.count_dropped(code.name.lower())
+        self.pipe.reply(sender, _NOBODY, Error(code, sentence[: limits.TEXT_BYTES_MAX]))
+
+    # ------------------------------------------------------------------ log and out
+
+    def _work(self, now_ms: int) -> None:
+        pipe, pusher, log = self.pipe, self.pusher, self._log
+        pipe.tick(now_ms)
+        pusher.turn(now_ms)
+        frames = pipe.group()
+        if frames:
+            self._unmarked_ms = now_ms
+            log.append(frames)
+            for applied in pipe.committed(log.committed()):
+                if applied.dispatched or applied.ended or applied.void:
+                    pusher.applied(applied, now_ms)
+            if any(frame.type == FrameType.PROPOSALS for frame in frames):
+                pusher.flush()
+        elif self._unmarked_ms is not None and now_ms - self._unmarked_ms >= IDLE_MARK_MS:
+            self._unmarked_ms = None
+            log.mark()
+        self._send()
+        if self._segments is not None:
+            self._keep_segments(self._segments, now_ms, bool(frames))
+
+    def _keep_segments(self, log: SegmentLog, now_ms: int, busy: bool) -> None:
+        """What a local log wants between groups: its late syncs, and the next segment zero-filled ahead."""
+        due_ms = log.sync_due()
+        if due_ms is not None and now_ms >= due_ms:
+            log.sync()
+        if not busy:
+            log.prepare()
+            self.pipe.disk_level = 1 if log.disk_full else 0
+
+    def _send(self) -> None:
+        outbox, self.pipe.outbox = self.pipe.outbox, []
+        for sender, payload in outbox:
+            assert isinstance(sender, tuple)
+            self._send_one(sender[0], sender[1], payload)
+        pushes, self.pusher.outbox = self.pusher.outbox, []
+        for incarnation, payload in pushes:
+            if not self._send_one(self._dials, incarnation, payload):
+                self.pusher.undeliverable(incarnation)
+
+    def _send_one(self, socket: Socket, identity: bytes, payload: bytes) -> bool:
+        """Nothing that ZeroMQ took counts as sent: whoever waits for this asks again."""
+        try:
+            socket.send(identity, zmq.SNDMORE | zmq.NOBLOCK)
+            socket.send(payload, zmq.NOBLOCK, copy=len(payload) < 65_536)
+        except zmq.Again:
+            self.pipe.count_dropped("slow_reader")
+            return False
+        except zmq.ZMQError as problem:
+            if problem.errno != zmq.EHOSTUNREACH:
+                raise
+            self.pipe.count_dropped("peer_gone")
+            return False
+        return True
+
+    def _facts(self) -> dict[str, Any]:
+        usage = resource.getrusage(resource.RUSAGE_SELF)
+        return {
+            "process": {
+                "pid": os.getpid(),
+                "cpu_us": int((usage.ru_utime + usage.ru_stime) * 1_000_000),
+                "rss_max_kib": usage.ru_maxrss,
+                "time": time.time(),
+            },
+            "log": log_facts(self._log),
+        }
+
+
+def log_facts(log: Log) -> dict[str, Any]:
+    """What the log has done since it was opened, where it counts."""
+    stats = getattr(log, "stats", None)
+    if stats is None:
+        return {}
+    times = sorted(stats.sync_ns)
+    return {
+        "frames": stats.frames,
+        "entries": stats.entries,
+        "groups": stats.groups,
+        "syncs": stats.syncs,
+        "bytes": stats.bytes,
+        "segments": stats.segments,
+        "sync_p50_us": times[len(times) // 2] // 1000 if times else 0,
+        "sync_p99_us": times[len(times) * 99 // 100] // 1000 if times else 0,
+        "cut_bytes": stats.cut_bytes,
+    }
+
+

@@ -1,0 +1,337 @@
+"""All live sessions, and the transitions that `mpy6a.state` decides on: the effects of each on everything beside it.
+
+Whoever calls has judged that the transition may happen; this keeps indexes of owners, targets, keys and counts in
+step with it, and says what came of it (`Applied`). Source: semantics, "One session".
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Any, Final
+
+from mpy6a.errors import Code
+from mpy6a.limits import ATTEMPTS_KEPT, FINISHED_TRACE_MS
+from mpy6a.model import BY_POLICY, Attempt, AttemptOutcome, Cause, Extra, Proposal, Result, fence
+from mpy6a.policy import KindPolicy, Policy
+from mpy6a.session import GONE, OPEN, REPEATING, TRANSITIONS, Delivery, Event, Session, draw
+
+RELEASE_CAP_MS: Final = 600_000  # Retry-After is honoured up to this (semantics, "release")
+STORE_CAP_MS: Final = 315_360_000_000  # ten years: a due time stays far from the edge of its u64
+_DEFAULT_KIND: Final = KindPolicy(0, "", ())
+
+
+class Applied:
+    """What applying one frame came to. `results`: only operations that are not plain OK (and OK of a resent New)."""
+
+    __slots__ = ("dispatched", "ended", "results", "timers", "void")
+
+    def __init__(self) -> None:
+        self.results: list[Result] = []
+        self.timers: list[Session] = []  # sessions that wait for a new due time
+        self.dispatched: list[Session] = []  # to be pushed to their target
+        self.ended: list[tuple[int, int, int, bytes, int]] = []  # term, index, epoch, target, code of an epoch over
+        self.void: list[Proposal] = []  # proposals that came too late
+
+
+class Sessions:
+    """The live sessions of a pipe. Reading is for everybody, the transitions are for `mpy6a.state` alone."""
+
+    def __init__(self) -> None:
+        self.term = 0  # of the last opening: dispatches carry it in their fence
+        self.policy = Policy()
+        self.counts: dict[int, int] = {}  # kind << 3 | state -> live sessions
+        self._shards: dict[int, dict[int, Session]] = {}  # by index >> 16: no dict grows big enough to stall
+        self._keys: dict[tuple[int, str], int] = {}
+        self._owned: dict[bytes, set[int]] = {}  # writer -> OPEN sessions
+        self._held: dict[bytes, set[int]] = {}  # target -> REPEATING sessions
+        self._finished: OrderedDict[tuple[int, int], tuple[int, int]] = OrderedDict()  # id -> (epoch, log time)
+
+    # ------------------------------------------------------------------ reading
+
+    def find(self, term: int, index: int) -> Session | None:
+        """The live session of that id."""
+        shard = self._shards.get(index >> 16)
+        session = shard.get(index) if shard is not None else None
+        return session if session is not None and session.term == term else None
+
+    def at(self, index: int) -> Session | None:
+        """The live session whose New has that log index."""
+        shard = self._shards.get(index >> 16)
+        return shard.get(index) if shard is not None else None
+
+    def all(self) -> list[Session]:
+        """All live sessions, by index: a copy of references."""
+        return [self._shards[key][index] for key in sorted(self._shards) for index in sorted(self._shards[key])]
+
+    def live(self) -> int:
+        """How many sessions are live."""
+        return sum(map(len, self._shards.values()))
+
+    def owned(self, writer: bytes) -> list[int]:
+        """Indexes of the OPEN sessions that this incarnation writes."""
+        return list(self._owned.get(writer, ()))
+
+    def held(self, target: bytes) -> list[int]:
+        """Indexes of the REPEATING sessions that were pushed to this sidecar incarnation."""
+        return list(self._held.get(target, ()))
+
+    def writers(self) -> list[bytes]:
+        """Incarnations that write an OPEN session."""
+        return list(self._owned)
+
+    def targets(self) -> list[bytes]:
+        """Sidecar incarnations that hold a REPEATING session."""
+        return list(self._held)
+
+    def with_key(self, kind: int, key: str) -> Session | None:
+        """The live session of that kind and key."""
+        return self.at(self._keys.get((kind, key), 0))
+
+    def finished_epoch(self, term: int, index: int) -> int | None:
+        """The epoch that finished a session, while its trace is kept."""
+        trace = self._finished.get((term, index))
+        return None if trace is None else trace[0]
+
+    def kind(self, number: int) -> KindPolicy:
+        """The kind's policy, or the defaults for one that the routes no longer name."""
+        return self.policy.kinds.get(number, _DEFAULT_KIND)
+
+    # ------------------------------------------------------------------ a session's beginning and end
+
+    def open(self, session: Session) -> None:
+        """Take in what a New made."""
+        index, writer = session.index, session.writer
+        shard = self._shards.get(index >> 16)
+        if shard is None:
+            shard = self._shards[index >> 16] = {}
+        shard[index] = session
+        owned = self._owned.get(writer)
+        if owned is None:
+            owned = self._owned[writer] = set()
+        owned.add(index)
+        if session.extra is not None and session.extra.key:
+            self._keys[(session.kind, session.extra.key)] = index
+        count = session.kind << 3 | OPEN
+        self.counts[count] = self.counts.get(count, 0) + 1
+
+    def delete(self, session: Session, log_ms: int, applied: Applied) -> None:
+        """Delete by the writer. An epoch > 1 leaves a trace, so that a late copy gets the verdict it had."""
+        assert TRANSITIONS[Event.DELETE][session.state] == GONE
+        if session.epoch > 1:
+            self._finished[(session.term, session.index)] = (session.epoch, log_ms)
+        if session.state == REPEATING:
+            self.end_epoch(session, AttemptOutcome.DECIDED, False, "", log_ms, Code.ENDED, applied)
+        self._forget(session)
+
+    def delete_by_operator(self, session: Session, log_ms: int) -> None:
+        """The trace names the next epoch: whoever wrote in this one is told FENCED, not OK."""
+        assert TRANSITIONS[Event.ADMIN_DELETE][session.state] == GONE
+        self._finished[(session.term, session.index)] = (session.epoch + 1, log_ms)
+        self._forget(session)
+
+    def forget_traces(self, log_ms: int) -> None:
+        """Drop the traces that are 24 h of log time old."""
+        while self._finished and next(iter(self._finished.values()))[1] + FINISHED_TRACE_MS <= log_ms:
+            self._finished.popitem(last=False)
+
+    def _forget(self, session: Session) -> None:
+        self.counts[session.kind << 3 | session.state] -= 1
+        if session.state == OPEN:
+            self._disown(session)
+        if session.extra is not None and session.extra.key:
+            self._keys.pop((session.kind, session.extra.key), None)
+        shard = self._shards[session.index >> 16]
+        del shard[session.index]
+        if not shard:
+            del self._shards[session.index >> 16]
+        session.state = GONE
+
+    # ------------------------------------------------------------------ transitions
+
+    def store_by_writer(self, session: Session, after_ms: int, change: int, log_ms: int, applied: Applied) -> None:
+        """Store(timeout): due after it and the kind's jitter; BY_POLICY takes the kind's delay. Not charged."""
+        kind = self.kind(session.kind)
+        after = kind.delay_ms if after_ms == BY_POLICY else min(after_ms, STORE_CAP_MS)
+        due = log_ms + after + draw(session.term, session.epoch, session.index, kind.jitter_ms)
+        if session.state == REPEATING:
+            self.end_epoch(session, AttemptOutcome.DECIDED, False, "", log_ms, Code.ENDED, applied)
+        self.store(session, Event.STORE, change, due, applied)
+
+    def idle(self, session: Session, change: int, log_ms: int, applied: Applied) -> None:
+        """The writer of an OPEN session is gone or silent: due by the kind's delay and jitter. Not charged."""
+        self.store_by_writer(session, BY_POLICY, change, log_ms, applied)
+
+    def dispatch(self, session: Session, change: int, proposal: Proposal, log_ms: int, applied: Applied) -> None:
+        """A new epoch for the proposal's target. Durable before the push, in every sync mode."""
+        delivery = session.delivery
+        assert delivery is not None, "a stored session has a delivery"
+        self._move(session, TRANSITIONS[Event.DISPATCH][session.state])
+        session.epoch += 1
+        session.seq = 0
+        session.change = change
+        session.due_ms = log_ms + self.kind(session.kind).silence_ms
+        delivery.repeats += 1
+        delivery.target = proposal.target
+        delivery.sidecar = proposal.sidecar
+        delivery.fence = fence(self.term, session.epoch)
+        delivery.started_ms = log_ms
+        delivery.grew = False
+        self._held.setdefault(proposal.target, set()).add(session.index)
+        applied.timers.append(session)
+        applied.dispatched.append(session)
+
+    def fail(
+        self,
+        session: Session,
+        change: int,
+        log_ms: int,
+        message: str,
+        applied: Applied,
+        *,
+        code: int,
+        charged: bool = True,
+        due_ms: int = BY_POLICY,
+    ) -> None:
+        """The epoch failed: due by back-off with full jitter, or PARKED once a limit is reached."""
+        delivery = session.delivery
+        assert delivery is not None
+        kind = self.kind(session.kind)
+        self.end_epoch(session, AttemptOutcome.FAIL, charged, message, log_ms, code, applied)
+        if charged:
+            delivery.charges += 1
+            delivery.releases = 0
+            delivery.barren = 0 if delivery.grew else delivery.barren + 1
+            for name, reached, limit in (
+                (Cause.CHARGE_LIMIT, delivery.charges, kind.charge_limit),
+                (Cause.BARREN_LIMIT, delivery.barren, kind.barren_limit),
+            ):
+                if reached >= limit:
+                    self.park(session, Event.LIMIT, change, f"{name.name}: {reached} reached; last: {message}")
+                    return
+        if due_ms == BY_POLICY:
+            due_ms = log_ms + self._backoff(session, max(delivery.charges, 1))
+        self.store(session, Event.FAIL, change, due_ms, applied)
+
+    def release(
+        self, session: Session, change: int, log_ms: int, due_ms: int, message: str, applied: Applied, *, code: int
+    ) -> None:
+        """The epoch was given back without blame: due at `due_ms` (log time, capped), BY_POLICY by back-off."""
+        delivery = session.delivery
+        assert delivery is not None
+        self.end_epoch(session, AttemptOutcome.RELEASE, False, message, log_ms, code, applied)
+        delivery.releases += 1
+        if due_ms == BY_POLICY:
+            due_ms = log_ms + self._backoff(session, delivery.releases)
+        self.store(session, Event.RELEASE, change, min(due_ms, log_ms + RELEASE_CAP_MS), applied)
+
+    def store(self, session: Session, event: Event, change: int, due_ms: int, applied: Applied) -> None:
+        """Any way into STORED: no writer, one due time, its place in the order of dispatch."""
+        self._move(session, TRANSITIONS[event][session.state])
+        session.writer = b""
+        session.change = change
+        session.due_ms = due_ms
+        delivery = session.delivery
+        if delivery is None:
+            delivery = session.delivery = Delivery()
+        delivery.stored_index = change
+        applied.timers.append(session)
+
+    def park(self, session: Session, event: Event, change: int, reason: str) -> None:
+        """Any way into PARKED: no writer, no due time, a reason."""
+        self._move(session, TRANSITIONS[event][session.state])
+        session.writer = b""
+        session.change = change
+        session.due_ms = 0
+        delivery = session.delivery
+        if delivery is None:
+            delivery = session.delivery = Delivery()
+        delivery.park_reason = reason
+
+    def end_epoch(
+        self,
+        session: Session,
+        outcome: AttemptOutcome,
+        charged: bool,
+        message: str,
+        log_ms: int,
+        code: int,
+        applied: Applied,
+    ) -> None:
+        """A REPEATING epoch is over: note the attempt, let go of the target; FENCED if that one must be told."""
+        delivery = session.delivery
+        assert delivery is not None
+        took = max(0, log_ms - delivery.started_ms)
+        attempt = Attempt(session.epoch, delivery.started_ms, took, outcome, charged, delivery.sidecar, message)
+        delivery.attempts = (*delivery.attempts[-(ATTEMPTS_KEPT - 1) :], attempt)
+        applied.ended.append((session.term, session.index, session.epoch, delivery.target, code))
+        held = self._held[delivery.target]
+        held.discard(session.index)
+        if not held:
+            del self._held[delivery.target]
+        delivery.target = b""
+
+    def _backoff(self, session: Session, times: int) -> int:
+        kind = self.kind(session.kind)
+        most = min(kind.backoff_cap_ms, kind.backoff_base_ms << min(times - 1, 40))
+        return draw(session.term, session.epoch, session.index, most)
+
+    def _move(self, session: Session, state: int) -> None:
+        counts = self.counts
+        counts[session.kind << 3 | session.state] -= 1
+        after = session.kind << 3 | state
+        counts[after] = counts.get(after, 0) + 1
+        if session.state == OPEN:
+            self._disown(session)
+        session.state = state
+
+    def _disown(self, session: Session) -> None:
+        owned = self._owned[session.writer]
+        owned.discard(session.index)
+        if not owned:
+            del self._owned[session.writer]
+
+    # ------------------------------------------------------------------ comparing
+
+    def dump(self) -> dict[str, Any]:
+        """Plain data of all that is kept here."""
+        return {
+            "sessions": {f"{s.term}.{s.index}": _plain(s) for s in self.all()},
+            "keys": dict(sorted(self._keys.items())),
+            "finished": {f"{t}.{i}": epoch for (t, i), (epoch, _) in sorted(self._finished.items())},
+        }
+
+
+_NO_EXTRA: Final = Extra(0)
+_NO_DELIVERY: Final = Delivery()
+
+
+def _plain(session: Session) -> dict[str, Any]:
+    delivery = session.delivery or _NO_DELIVERY
+    extra = session.extra or _NO_EXTRA
+    return {
+        "kind": session.kind,
+        "state": session.state,
+        "epoch": session.epoch,
+        "seq": session.seq,
+        "writer": session.writer.hex(),
+        "target": delivery.target.hex(),
+        "fence": session.fence,
+        "last": session.last,
+        "records": [reference & 0xFFFFFFFF for reference in session.records],
+        "created_ms": session.created_ms,
+        "due_ms": session.due_ms,
+        "change": session.change,
+        "cancel": delivery.cancel,
+        "paused": delivery.paused,
+        "repeats": delivery.repeats,
+        "charges": delivery.charges,
+        "barren": delivery.barren,
+        "releases": delivery.releases,
+        "stored_index": delivery.stored_index,
+        "park_reason": delivery.park_reason,
+        "attempts": [(a.epoch, a.outcome, a.charged) for a in delivery.attempts],
+        "key": extra.key,
+        "order_key": extra.order_key,
+        "schema": extra.schema,
+        "trace": extra.trace.hex(),
+    }

@@ -1,0 +1,58 @@
+"""The wheel of due times: which sessions to look at now, for the price of an append each.
+
+One entry is (time, key); cancelling is lazy: whoever takes a key out compares it with the session's own due time
+and drops it or adds it again. Measured (shared evidence, "Timers"): 0.4-0.7 us an operation and 8 B an entry at
+1-10 M pending, against 2-3 us and 53 B for heapq.
+"""
+
+from __future__ import annotations
+
+from array import array
+from heapq import heappop, heappush
+
+from mpy6a.limits import TICK_MS
+
+
+class Wheel:
+    """Keys (u64) by the tick their time falls into, rounded up: nothing comes out early.
+
+    A sparse wheel: one array per tick that has entries, and a heap of those ticks, so that an idle hour costs
+    nothing to skip and a far due time needs no overflow level.
+    """
+
+    __slots__ = ("_slots", "_ticks", "count")
+
+    def __init__(self) -> None:
+        self._slots: dict[int, array[int]] = {}
+        self._ticks: list[int] = []
+        self.count = 0
+
+    def add(self, time_ms: int, key: int) -> None:
+        """Have `key` come out of `due` once `time_ms` is reached."""
+        tick = -(-time_ms // TICK_MS)
+        slot = self._slots.get(tick)
+        if slot is None:
+            slot = self._slots[tick] = array("Q")
+            heappush(self._ticks, tick)
+        slot.append(key)
+        self.count += 1
+
+    def due(self, now_ms: int, keys_max: int) -> list[int]:
+        """Take out up to `keys_max` keys whose tick is reached, oldest tick first."""
+        taken: list[int] = []
+        tick_now = now_ms // TICK_MS
+        while self._ticks and self._ticks[0] <= tick_now and len(taken) < keys_max:
+            slot = self._slots[self._ticks[0]]
+            room = keys_max - len(taken)
+            if len(slot) > room:
+                taken.extend(slot[:room])
+                del slot[:room]
+            else:
+                taken.extend(slot)
+                del self._slots[heappop(self._ticks)]
+        self.count -= len(taken)
+        return taken
+
+    def next_ms(self) -> int | None:
+        """The time at which the next key comes out; None with nothing pending."""
+        return self._ticks[0] * TICK_MS if self._ticks else None

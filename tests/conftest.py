@@ -1,0 +1,62 @@
+"""What all tests share: the skip list, Hypothesis profiles, and ports, paths and processes that end."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+from tests.ports import FreePorts, short_directory
+from tests.processes import Processes
+from tests.skip_list import SkipList
+
+# No deadline: a test machine's cores are shared, and a slow example is no wrong one (pytest-timeout ends a
+# hang). quick draws the same examples each time, so that the inner loop is red for a change and not for a
+# draw; ci draws new ones and prints what repeats a failure.
+_slow = [HealthCheck.too_slow]
+settings.register_profile(
+    "quick",
+    max_examples=20,
+    stateful_step_count=20,
+    derandomize=True,
+    deadline=None,
+    suppress_health_check=_slow,
+)
+settings.register_profile("ci", max_examples=100, deadline=None, print_blob=True, suppress_health_check=_slow)
+settings.register_profile(
+    "soak",
+    max_examples=20_000,
+    stateful_step_count=100,
+    deadline=None,
+    print_blob=True,
+    suppress_health_check=_slow,
+)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    skips = Path(__file__).with_name("skips.txt")
+    config.pluginmanager.register(SkipList.from_file(skips), "mpy6a-skip-list")
+
+
+@pytest.fixture(scope="session")
+def free_port() -> FreePorts:
+    """Call it for a TCP port of 127.0.0.1 that nobody listens on; it gives none twice."""
+    return FreePorts()
+
+
+@pytest.fixture
+def short_tmp() -> Iterator[Path]:
+    """An empty directory with a path of at most 60 bytes, for ipc sockets; removed afterwards."""
+    with short_directory() as path:
+        yield path
+
+
+@pytest.fixture
+def processes() -> Iterator[Processes]:
+    """Starts child processes, and ends each by its own pid when the test is over."""
+    with Processes() as started:
+        yield started

@@ -1,0 +1,1 @@
+"""Frozen bytes and transcripts: what is on disks and on the wire already."""

@@ -1,0 +1,1 @@
+"""Frozen bytes of every message and log body, one `name.hex` each."""

@@ -1,0 +1,1 @@
+"""One file for each file of the source: what it promises to its caller."""
