@@ -20,7 +20,7 @@ import zmq
 from mpy6a import limits
 from mpy6a.admin import AdminDoor
 from mpy6a.clock import Clock
-from mpy6a.errors import Code, Malformed, VersionMismatch
+from mpy6a.errors import Code, DamagedLog, Malformed, VersionMismatch
 from mpy6a.framing import FrameType
 from mpy6a.log import Log
 from mpy6a.log.segments import SegmentLog
@@ -85,7 +85,10 @@ class Server:
     # ------------------------------------------------------------------ life
 
     def replay(self) -> None:
-        """Bring the state to the log's end. Raises DamagedLog."""
+        """Bring the state to the log's end. Raises DamagedLog, also for a log whose beginning is gone."""
+        if self._log.first_index != 1:
+            first = self._log.first_index
+            raise DamagedLog(f"the log begins at index {first}, and nothing here tells what was before: restore a backup")
         for frame in self._log.replay():
             self.pipe.state.apply(frame)
             frame.decoded = None

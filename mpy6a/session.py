@@ -40,7 +40,7 @@ class Event(IntEnum):
     DISPATCH = 5
     FAIL = 6  # error, undecided return, silence limit, death of the handler's process
     RELEASE = 7
-    PARK = 8  # by the target
+    PARK = 8  # by the target, or by the pipe where the routes say so (limits lowered, orphans: park)
     LIMIT = 9  # charge_limit or barren_limit reached
     KICK = 10  # operators' words from here on
     CANCEL = 11
@@ -57,11 +57,11 @@ TRANSITIONS: Final[Mapping[int, Mapping[int, int]]] = {
     Event.DISPATCH: {STORED: REPEATING},
     Event.FAIL: {REPEATING: STORED},
     Event.RELEASE: {REPEATING: STORED},
-    Event.PARK: {REPEATING: PARKED},
+    Event.PARK: {STORED: PARKED, REPEATING: PARKED},
     Event.LIMIT: {STORED: PARKED, REPEATING: PARKED},
     Event.KICK: {STORED: STORED, PARKED: STORED},
     Event.CANCEL: {OPEN: STORED, STORED: STORED, REPEATING: STORED},
-    Event.ADMIN_PARK: {OPEN: PARKED, STORED: PARKED, REPEATING: PARKED},
+    Event.ADMIN_PARK: {OPEN: PARKED, STORED: PARKED, REPEATING: PARKED, PARKED: PARKED},
     Event.ADMIN_DELETE: {OPEN: GONE, STORED: GONE, REPEATING: GONE, PARKED: GONE},
 }
 

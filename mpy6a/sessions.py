@@ -222,7 +222,9 @@ class Sessions:
         delivery.releases += 1
         if due_ms == BY_POLICY:
             due_ms = log_ms + self._backoff(session, delivery.releases)
-        self.store(session, Event.RELEASE, change, min(due_ms, log_ms + RELEASE_CAP_MS), applied)
+        else:
+            due_ms = min(due_ms, log_ms + RELEASE_CAP_MS)
+        self.store(session, Event.RELEASE, change, due_ms, applied)
 
     def store(self, session: Session, event: Event, change: int, due_ms: int, applied: Applied) -> None:
         """Any way into STORED: no writer, one due time, its place in the order of dispatch."""

@@ -270,19 +270,19 @@ class State:
                 return _Decided([Code.OUTCOME_UNKNOWN] * count)
         elif finished != epoch:
             return _Decided([FENCED] * count)
-        verbs = [row[4] for row in batch.rows[position:] if row[0] == index and row[3] == term]
+        verbs = [row[4] for row in batch.rows[position:] if row[0] == index and row[3] == term and row[4] <= STORE]
         until = verbs.index(DELETE) + 1 if DELETE in verbs else 0
         return _Decided([OK] * until + [GONE_CODE] * (count - until))
 
     def _beyond(self, term: int, index: int) -> int:
         """LOG_BEHIND or LOST for an id that this log never gave; 0 for one that it may have."""
-        if term > self.term or index >= self.next_index:
+        if term > self.term:
             return Code.LOG_BEHIND
-        for number, (of, first) in enumerate(self._terms):
-            if of == term:
-                end = self._terms[number + 1][1] if number + 1 < len(self._terms) else self.next_index
-                return OK if first <= index < end else Code.LOST
-        return Code.LOST
+        for (of, first), (_, end) in zip(self._terms, [*self._terms[1:], (0, self.next_index)], strict=True):
+            if of == term and first <= index < end:
+                return OK
+        current = term == self.term and index >= self.next_index  # a closed term will never reach further
+        return Code.LOG_BEHIND if current else Code.LOST
 
     def _epoch_now(self, term: int, index: int) -> int:
         session = self.session(term, index)
@@ -388,6 +388,10 @@ class State:
                 if session.state not in TRANSITIONS[Event.IDLE] or session.writer != proposal.target:
                     return False
                 sessions.idle(session, change, log_ms, applied)
+            case ProposalVerb.PARK if session.state in TRANSITIONS[Event.PARK]:
+                if session.state == REPEATING:
+                    sessions.end_epoch(session, AttemptOutcome.PARK, False, proposal.reason, log_ms, FENCED, applied)
+                sessions.park(session, Event.PARK, change, proposal.reason)
             case _ if session.state != REPEATING:
                 return False
             case ProposalVerb.EXPIRE:
@@ -406,9 +410,6 @@ class State:
             case ProposalVerb.RELEASE:
                 due = log_ms if proposal.cause in (Cause.DRAIN, Cause.SIDECAR_LOST) else proposal.due_ms
                 sessions.release(session, change, log_ms, due, proposal.reason, applied, code=FENCED)
-            case ProposalVerb.PARK:
-                sessions.end_epoch(session, AttemptOutcome.PARK, False, proposal.reason, log_ms, FENCED, applied)
-                sessions.park(session, Event.PARK, change, proposal.reason)
             case _:
                 return False
         return True
