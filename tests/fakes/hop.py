@@ -247,6 +247,9 @@ class Hop:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._peers: dict[bytes, bytes] = {}  # incarnation -> routing id of the socket that said hello
         self._outbox: deque[tuple[bytes, AnyMessage]] = deque()
+        self._start()
+
+    def _start(self) -> None:
         self._stop = threading.Event()
         ready = threading.Event()
         self._thread = threading.Thread(target=self._run, args=(ready,), name="fake-hop")
@@ -263,8 +266,16 @@ class Hop:
             assert self.changed.wait_for(lambda: condition(self.pipe), timeout_s), self.pipe.got
 
     def close(self) -> None:
+        """Ends the thread and its socket."""
         self._stop.set()
         self._thread.join()
+        self._context.term()
+
+    def restart(self) -> None:
+        """Closes the socket and binds it again, as a process does that was killed; what the fake knows stays."""
+        self._stop.set()
+        self._thread.join()
+        self._start()
 
     def __enter__(self) -> Hop:
         return self
@@ -289,7 +300,6 @@ class Hop:
                     self._serve(router)
         finally:
             router.close(0)
-            self._context.term()
 
     def _serve(self, router: zmq.Socket[bytes]) -> None:
         peer, payload = router.recv_multipart()

@@ -1,0 +1,95 @@
+"""The client's socket at its door: a DEALER that is drained without waiting, and says when its peer came or
+went."""
+
+from __future__ import annotations
+
+import struct
+from typing import Final
+
+import zmq
+
+from mpy6a import limits
+
+# As plain numbers: pyzmq's enums cost a conversion for each use (evidence.md, "ZeroMQ from Python").
+_NOBLOCK: Final = int(zmq.NOBLOCK)
+_EVENTS: Final = int(zmq.EVENTS)
+_POLLIN: Final = int(zmq.POLLIN)
+_UP: Final = int(zmq.EVENT_HANDSHAKE_SUCCEEDED)
+_DOWN: Final = int(zmq.EVENT_DISCONNECTED)
+_EVENT: Final = struct.Struct("=HI")
+
+_DRAIN_MAX: Final = limits.DRAIN_MESSAGES_MAX
+
+
+class Link:
+    """One DEALER to `address`, with its monitor. No call waits. Used by one thread at a time.
+
+    `fd` and `monitor_fd` become readable when `receive` and `changes` have something; both are
+    edge-triggered: look again with `pending` after every send. Without `queue_unconnected` a message finds
+    a peer or is dropped. `dropped` counts messages of more than one frame, and sends that found ZeroMQ's
+    own queue full (the exchange sends again).
+    """
+
+    def __init__(self, address: str, *, queue_unconnected: bool = True) -> None:
+        # The process's own context: it outlives pipes, and pyzmq makes a new one after a fork.
+        context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
+        self.dropped = 0
+        self.socket = context.socket(zmq.DEALER)
+        self.socket.linger = 0
+        self.socket.sndhwm = limits.CLIENT_QUEUE_MESSAGES
+        self.socket.rcvhwm = limits.CLIENT_QUEUE_MESSAGES
+        self.socket.setsockopt(zmq.MAXMSGSIZE, limits.ENVELOPE_BYTES_MAX)
+        self.socket.setsockopt(zmq.HEARTBEAT_IVL, limits.ZMQ_HEARTBEAT_MS)
+        self.socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, limits.ZMQ_HEARTBEAT_TIMEOUT_MS)
+        self.socket.setsockopt(zmq.RECONNECT_IVL, limits.RECONNECT_MS)
+        self.socket.setsockopt(zmq.RECONNECT_IVL_MAX, limits.RECONNECT_MAX_MS)
+        self.socket.setsockopt(zmq.IMMEDIATE, not queue_unconnected)
+        # CONNECTED fires for a stopped peer too; a handshake is done by one that lives (evidence.md).
+        self._monitor = self.socket.get_monitor_socket(_UP | _DOWN)
+        self._monitor.linger = 0
+        self.fd = int(self.socket.getsockopt(zmq.FD))
+        self.monitor_fd = int(self._monitor.getsockopt(zmq.FD))
+        self.socket.connect(address)
+
+    def send(self, messages: list[bytes]) -> None:
+        """Hands each message to ZeroMQ, or drops and counts it when ZeroMQ's queue is full."""
+        for message in messages:
+            try:
+                self.socket.send(message, _NOBLOCK)
+            except zmq.Again:
+                self.dropped += 1
+
+    def pending(self) -> bool:
+        """Whether `receive` would find something."""
+        return bool(int(self.socket.getsockopt(_EVENTS)) & _POLLIN)
+
+    def receive(self) -> list[bytes]:
+        """What has arrived, at most DRAIN_MESSAGES_MAX messages; what has more than one frame is dropped."""
+        payloads: list[bytes] = []
+        socket = self.socket
+        while len(payloads) < _DRAIN_MAX and int(socket.getsockopt(_EVENTS)) & _POLLIN:
+            frame = socket.recv(_NOBLOCK, copy=False)
+            if not frame.more:
+                payloads.append(frame.bytes)
+                continue
+            self.dropped += 1
+            while frame.more:
+                frame = socket.recv(_NOBLOCK, copy=False)
+        return payloads
+
+    def changes(self) -> list[bool]:
+        """Since the last call, in order: True for a handshake done, False for a connection lost."""
+        found: list[bool] = []
+        while int(self._monitor.getsockopt(_EVENTS)) & _POLLIN:
+            event, *_ = self._monitor.recv_multipart(_NOBLOCK)
+            number, _ = _EVENT.unpack(event)
+            found.append(number == _UP)
+        return found
+
+    def close(self, linger_ms: int = 0) -> None:
+        """Closes; what was sent before may still go out for `linger_ms`, without anybody waiting."""
+        if self.socket.closed:
+            return
+        self.socket.disable_monitor()
+        self._monitor.close(0)
+        self.socket.close(linger_ms)

@@ -1,0 +1,174 @@
+"""Http handlers on a bench: a real HTTP service on loopback, the real agent, and a pipe in memory that
+answers."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Literal
+
+import aiohttp
+from aiohttp import web
+
+from mpy6a import wire
+from mpy6a.config import HttpAddress, HttpHandler
+from mpy6a.errors import Code
+from mpy6a.messages import Accepted, Ack, Batch
+from mpy6a.model import Op, Result, SessionId
+from sidecar.http import HttpHandlers
+from sidecar.values import Ended, KindSetup, RunKey, SendPipe, StartRun, StopRun, Wrote
+from tests.unit.sidecar.desk import HTTP, OWN, Desk, part
+
+Handle = Callable[[web.Request], Awaitable[web.StreamResponse]]
+DEADLINE_S = 10.0
+
+
+class Clock:
+    """The time that the desk's clock shows; the wall's is a fixed day."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+
+    def monotonic_ms(self) -> int:
+        return self._desk.now_ms
+
+    def wall_ms(self) -> int:
+        return 1_700_000_000_000
+
+
+class Bench:
+    """One http kind. `ops` is what reached the pipe, in order; `verdicts` what it answers to which verb (OK
+    if it is not there); with `deaf` it answers nothing."""
+
+    def __init__(self, timeout_ms: int) -> None:
+        self.desk = Desk(kinds=(KindSetup(HTTP, "http-kind", "http", 3, timeout_ms),)).dialed()
+        self.handlers: HttpHandlers
+        self.ops: list[Op] = []
+        self.verdicts: dict[int, Code] = {}
+        self.deaf = False
+        self.handle: Handle
+        self.changed = asyncio.Event()
+        self.pushed = 0
+        self._granted = 3
+        self._unanswered: list[int] = []
+        self._woken = False
+
+    def wake(self) -> None:
+        if not self._woken:
+            self._woken = True
+            asyncio.get_running_loop().call_soon(self.turn)
+
+    def turn(self) -> None:
+        self._woken = False
+        for effect in self.desk.flush():
+            match effect:
+                case StartRun():
+                    self.handlers.start(effect)
+                case StopRun():
+                    self.handlers.stop(effect.key, effect.code)
+                case Wrote():
+                    self.handlers.wrote(effect.token, effect.error)
+                case Ended():
+                    self.handlers.ended(effect.key, effect.error)
+                case SendPipe():
+                    for message in wire.unpack(effect.payload):
+                        self._pipe(wire.decode(message))
+        self.changed.set()
+
+    def push(self, *records: bytes, index: int = 10, trace: bytes = b"") -> RunKey:
+        """A session comes; its run begins with the next turn."""
+        self.pushed += 1
+        self.desk.push(part(index, self.pushed, HTTP, records=records, trace=trace, repeats=3))
+        self.wake()
+        return RunKey(SessionId(1, 5, index), 2)
+
+    async def until(self, holds: Callable[[], bool]) -> None:
+        async with asyncio.timeout(DEADLINE_S):
+            while not holds():
+                self.changed.clear()
+                await self.changed.wait()
+
+    async def over(self) -> None:
+        """Waits until no run is held any more."""
+        await self.until(lambda: self.desk.agent.drained and not self._woken)
+
+    async def run(self, *records: bytes, index: int = 10) -> list[Op]:
+        """Pushes a session, and waits until its run is over; what was written meanwhile."""
+        before = len(self.ops)
+        self.push(*records, index=index)
+        await self.over()
+        return self.ops[before:]
+
+    def answer_all(self) -> None:
+        """The pipe answers what it has not answered yet."""
+        for number in self._unanswered:
+            self.desk.pipe(Ack(number, 100), to=OWN)
+        self._unanswered.clear()
+        self.wake()
+
+    @property
+    def credit(self) -> int:
+        """Sessions that the pipe may still push."""
+        return self._granted - self.pushed
+
+    async def call(self, method: str, url: str, data: bytes = b"", number: int | None = None) -> tuple[int, str, str]:
+        """Status, text and Retry-After of a callback."""
+        headers = {} if number is None else {"Mpy6a-Op": str(number)}
+        async with (
+            aiohttp.ClientSession() as session,
+            session.request(method, url, data=io.BytesIO(data), headers=headers) as answer,
+        ):
+            return answer.status, await answer.text(), answer.headers.get("Retry-After", "")
+
+    def _pipe(self, value: object) -> None:
+        if isinstance(value, Accepted):
+            self._granted = value.credit[0].sessions
+        if not isinstance(value, Batch):
+            return
+        self.ops.extend(value.ops)
+        if self.deaf:
+            self._unanswered.append(value.number)
+            return
+        results = tuple(
+            Result(position, self.verdicts[op.verb])
+            for position, op in enumerate(value.ops)
+            if op.verb in self.verdicts
+        )
+        self.desk.pipe(Ack(value.number, 100, results=results), to=OWN)
+        self.wake()
+
+
+@asynccontextmanager
+async def bench(
+    handle: Handle,
+    form: Literal["base64", "text", "json"] = "base64",
+    timeout_ms: int = 10_000,
+    health: str | None = None,
+    url: str | None = None,
+) -> AsyncIterator[Bench]:
+    """A bench whose handler's service answers with `handle`; `url` instead: nobody is there, or somebody
+    else."""
+    made = Bench(timeout_ms)
+    made.handle = handle
+    app = web.Application(client_max_size=64 << 20)
+
+    async def route(request: web.Request) -> web.StreamResponse:
+        return await made.handle(request)
+
+    app.router.add_route("*", "/{tail:.*}", route)
+    runner = web.AppRunner(app, access_log=None, handle_signals=False, handler_cancellation=True, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    base = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    handler = HttpHandler(url or f"{base}/finish", form, None if health is None else base + health)
+    made.handlers = HttpHandlers(
+        made.desk.agent, {HTTP: handler}, HttpAddress("127.0.0.1", 0), Clock(made.desk), made.wake
+    )
+    await made.handlers.open()
+    try:
+        yield made
+    finally:
+        await made.handlers.close()
+        await runner.cleanup()

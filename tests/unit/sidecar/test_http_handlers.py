@@ -1,0 +1,522 @@
+"""What an http handler says, and what becomes of the session: every row of the tables in
+sidecar/outcomes.py."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import re
+import socket
+from collections.abc import Awaitable, Callable
+from email.utils import formatdate
+
+import pytest
+from aiohttp import web
+
+from mpy6a import limits
+from mpy6a.errors import CannotStart, Code
+from mpy6a.messages import SessionEpoch, Stop
+from mpy6a.model import BY_POLICY, Op, Verb
+from sidecar import outcomes
+from tests.unit.sidecar.bench import Bench, bench
+
+
+def run(test: Callable[[], Awaitable[None]]) -> None:
+    async def bounded() -> None:
+        async with asyncio.timeout(20):
+            await test()
+
+    asyncio.run(bounded())
+
+
+def said(ops: list[Op]) -> list[tuple[Verb, int, str]]:
+    return [(Verb(op.verb), op.argument, (op.record or b"").decode()) for op in ops]
+
+
+def answers(
+    status: int, body: bytes = b"", headers: dict[str, str] | None = None
+) -> Callable[..., Awaitable[web.Response]]:
+    async def handle(request: web.Request) -> web.Response:
+        await request.read()
+        return web.Response(status=status, body=body, headers=headers)
+
+    return handle
+
+
+async def silent(request: web.Request) -> web.Response:
+    """Reads the push and answers never, until its connection is closed."""
+    await request.read()
+    await asyncio.Event().wait()
+    raise AssertionError
+
+
+DATE = formatdate(1_700_000_000 + 30, usegmt=True)  # 30 s after the bench's wall clock
+
+STATUS_ROWS = [
+    (204, b"", None, Verb.DELETE, 0, ""),
+    (422, b"strange records", None, Verb.PARK, 0, "strange records"),
+    (422, b"x" * 600, None, Verb.PARK, 0, "x" * 512),
+    (429, b"", {"Retry-After": "7"}, Verb.RELEASE, 7_000, "the handler answered 429"),
+    (503, b"", None, Verb.RELEASE, BY_POLICY, "the handler answered 503"),
+    (503, b"", {"Retry-After": "99999"}, Verb.RELEASE, 600_000, "the handler answered 503"),
+    (503, b"", {"Retry-After": DATE}, Verb.RELEASE, 30_000, "the handler answered 503"),
+    (503, b"", {"Retry-After": "soon"}, Verb.RELEASE, BY_POLICY, "the handler answered 503"),
+    (200, b'{"outcome":"delete"}', None, Verb.DELETE, 0, ""),
+    (200, b'{"outcome":"store","after":"30s"}', None, Verb.STORE, 30_000, ""),
+    (200, b'{"outcome":"store"}', None, Verb.STORE, BY_POLICY, ""),
+    (200, b'{"outcome":"store","after":30}', None, Verb.FAIL, 0, None),
+    (200, b'{"outcome":"release"}', None, Verb.RELEASE, BY_POLICY, ""),
+    (200, b'{"outcome":"park","reason":"look"}', None, Verb.PARK, 0, "look"),
+    (200, b'{"outcome":"fail","message":"boom"}', None, Verb.FAIL, 0, "boom"),
+    (200, b"<html>It works!</html>", None, Verb.FAIL, 0, None),
+    (200, b"", None, Verb.FAIL, 0, None),
+    (200, b'{"outcome":"deleted"}', None, Verb.FAIL, 0, None),
+    (200, b'{"outcome":["delete"]}', None, Verb.FAIL, 0, None),
+    (200, b'"delete"', None, Verb.FAIL, 0, None),
+    (200, b"[" * 60_000, None, Verb.FAIL, 0, None),
+    (200, b"x" * (limits.ANSWER_BYTES_MAX + 1), None, Verb.FAIL, 0, None),
+    (201, b'{"outcome":"delete"}', None, Verb.FAIL, 0, None),
+    (302, b"", {"Location": "http://127.0.0.1:1/elsewhere"}, Verb.FAIL, 0, None),
+    (400, b"", None, Verb.FAIL, 0, None),
+    (404, b"", None, Verb.FAIL, 0, None),
+    (500, b"trace", None, Verb.FAIL, 0, "the handler answered 500: trace"),
+]
+
+
+def test_every_row_of_the_answers() -> None:
+    """One push, one request, one outcome; what is not listed fails, and is charged."""
+
+    async def test() -> None:
+        async with bench(answers(204)) as made:
+            for index, (status, body, headers, verb, argument, message) in enumerate(STATUS_ROWS):
+                made.handle = answers(status, body, headers)
+                ops = await made.run(b"x", index=index + 10)
+                assert [(op[0], op[1]) for op in said(ops)] == [(verb, argument)], (status, body[:40])
+                if message is not None:
+                    assert said(ops)[0][2] == message, (status, body[:40])
+
+    run(test)
+
+
+def test_the_rows_cover_the_tables() -> None:
+    """No status and no outcome of the tables is without its row here."""
+    assert set(outcomes.HTTP_STATUS) <= {row[0] for row in STATUS_ROWS}
+    named = {match[1].decode() for row in STATUS_ROWS if (match := re.match(rb'\{"outcome":"(\w+)"', row[1]))}
+    assert set(outcomes.HTTP_OUTCOMES) <= named
+    assert set(outcomes.HTTP_FAILURES) == {"refused", "dns", "timeout", "broken", "too_large", "records"}
+
+
+def test_what_is_sent_to_the_handler() -> None:
+    """Headers and body as documented; the fence as text, since JSON's numbers end at 2^53."""
+    seen: list[tuple[str, dict[str, str], bytes]] = []
+
+    async def handle(request: web.Request) -> web.Response:
+        seen.append((request.method, dict(request.headers), await request.read()))
+        return web.Response(status=204)
+
+    async def test() -> None:
+        trace = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+        async with bench(handle) as made:
+            made.push(b"\x00one", b"", trace=trace)
+            await made.over()
+
+        ((method, headers, body),) = seen
+        assert method == "POST"
+        assert headers["Content-Type"] == "application/json"
+        assert headers["Mpy6a-Session"] == "1.5.10"
+        assert headers["Mpy6a-Fence"] == str(5 << 32 | 2)
+        assert headers["Mpy6a-Kind"] == "http-kind"
+        assert headers["traceparent"] == trace.decode()
+        assert re.fullmatch(r"http://127\.0\.0\.1:\d+/s/[0-9a-f]{32}", headers["Mpy6a-Callback"])
+        assert json.loads(body) == {
+            "session": "1.5.10",
+            "epoch": 2,
+            "fence": str(5 << 32 | 2),
+            "kind": "http-kind",
+            "repeats": 3,
+            "cancel": False,
+            "records": [{"base64": base64.b64encode(b"\x00one").decode()}, {"base64": ""}],
+        }
+
+    run(test)
+
+
+def test_a_trace_that_is_no_traceparent_is_not_sent() -> None:
+    async def handle(request: web.Request) -> web.Response:
+        return web.Response(status=422 if "traceparent" in request.headers else 204)
+
+    async def test() -> None:
+        async with bench(handle) as made:
+            made.push(b"x", trace=b"00\r\nEvil: 1")
+            await made.over()
+            assert said(made.ops) == [(Verb.DELETE, 0, "")]
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    ("form", "record", "shown"),
+    [
+        ("text", 'Grüße "x"'.encode(), 'Grüße "x"'),
+        ("json", b'{"n": 12345678901234567890123}', {"n": 12345678901234567890123}),
+    ],
+)
+def test_records_in_other_forms(form: str, record: bytes, shown: object) -> None:
+    async def handle(request: web.Request) -> web.Response:
+        assert json.loads(await request.read())["records"] == [{form: shown}]
+        return web.Response(status=204)
+
+    async def test() -> None:
+        async with bench(handle, form) as made:  # type: ignore[arg-type]  # one of the literals
+            assert said(await made.run(record)) == [(Verb.DELETE, 0, "")]
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    ("form", "record"), [("text", b"\xff"), ("json", b"{"), ("json", b"NaN"), ("json", b"[" * 9_999)]
+)
+def test_a_record_that_is_not_valid_in_its_form_parks_the_session(form: str, record: bytes) -> None:
+    """Without a call: no repeat would make it valid."""
+
+    async def test() -> None:
+        async with bench(answers(204), form) as made:  # type: ignore[arg-type]  # one of the literals
+            ((verb, _, message),) = said(await made.run(record))
+            assert verb is Verb.PARK
+            assert "`records:`" in message
+
+    run(test)
+
+
+def test_no_answer_in_time_fails_and_kills_the_token() -> None:
+    async def test() -> None:
+        urls: list[str] = []
+
+        async def handle(request: web.Request) -> web.Response:
+            urls.append(request.headers["Mpy6a-Callback"])
+            return await silent(request)
+
+        async with bench(handle, timeout_ms=50) as made:
+            ((verb, _, message),) = said(await made.run(b"x"))
+            assert verb is Verb.FAIL
+            assert "timeout" in message
+            status, text, _ = await made.call("POST", urls[0] + "/append", b"late")
+            assert status == 409
+            assert text.startswith("GONE")
+
+    run(test)
+
+
+def test_a_connection_that_breaks_fails() -> None:
+    """The handler may have worked: charged, and never called again by the sidecar."""
+    calls = 0
+
+    async def handle(request: web.Request) -> web.Response:
+        nonlocal calls
+        calls += 1
+        assert request.transport is not None
+        request.transport.abort()
+        return web.Response()
+
+    async def test() -> None:
+        async with bench(handle) as made:
+            assert [one[0] for one in said(await made.run(b"x"))] == [Verb.FAIL]
+
+    run(test)
+    assert calls == 1
+
+
+def free_port() -> int:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return int(taken.getsockname()[1])
+
+
+def test_a_refused_connection_is_released_and_credit_waits_for_the_handler(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Not charged. Once something listens there, the kind has credit again."""
+    monkeypatch.setattr(limits, "HEALTH_MS", 10)
+
+    async def test() -> None:
+        port = free_port()
+        async with bench(answers(204), url=f"http://127.0.0.1:{port}/") as made:
+            assert made.credit == 3
+            ((verb, argument, _),) = said(await made.run(b"x"))
+            assert (verb, argument) == (Verb.RELEASE, BY_POLICY)
+            await made.until(lambda: made.credit == 0)
+            server = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", port)
+            await made.until(lambda: made.credit == 3)
+            server.close()
+
+    run(test)
+
+
+def test_with_health_configured_credit_waits_for_its_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "HEALTH_MS", 10)
+
+    async def test() -> None:
+        healthy = asyncio.Event()
+
+        async def handle(request: web.Request) -> web.Response:
+            if request.path == "/health":
+                return web.Response(status=200 if healthy.is_set() else 500)
+            return web.Response(status=204)
+
+        async with bench(handle, health="/health") as made:
+            await made.until(lambda: made.credit == 0)
+            healthy.set()
+            await made.until(lambda: made.credit == 3)
+            assert said(await made.run(b"x")) == [(Verb.DELETE, 0, "")]
+
+    run(test)
+
+
+def test_an_unknown_host_is_released(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def no_name(*_: object, **__: object) -> object:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    async def test() -> None:
+        async with bench(answers(204), url="http://name.invalid/") as made:
+            monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", no_name)
+            ((verb, argument, message),) = said(await made.run(b"x"))
+            assert (verb, argument) == (Verb.RELEASE, BY_POLICY)
+            assert "host" in message
+
+    run(test)
+
+
+# ---- during the run
+
+
+async def with_callbacks(talk: Callable[[Bench, str], Awaitable[None]], status: int = 500, **more: int) -> list[Op]:
+    """A run whose handler talks to its callback URL, then answers; what reached the pipe."""
+    talked: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    made: Bench
+
+    async def handle(request: web.Request) -> web.Response:
+        try:
+            await talk(made, request.headers["Mpy6a-Callback"])
+            talked.set_result(None)
+        except Exception as error:
+            talked.set_exception(error)
+            raise
+        return web.Response(status=status)
+
+    async with bench(handle, **more) as made:  # type: ignore[arg-type]  # timeout_ms alone
+        ops = await made.run(b"first")
+        await talked
+    return ops
+
+
+def test_callbacks_write_and_the_answer_is_ignored_once_one_has_decided() -> None:
+    async def talk(made: Bench, callback: str) -> None:
+        assert await made.call("POST", callback + "/append", b"second") == (204, "", "")
+        assert (await made.call("POST", callback + "/touch"))[0] == 204
+        status, text, _ = await made.call("GET", callback)
+        assert status == 200
+        records = [base64.b64decode(one["base64"]) for one in json.loads(text)["records"]]
+        assert records == [b"first", b"second"]
+        assert (await made.call("POST", callback + "/replace", b"only"))[0] == 204
+        assert len(json.loads((await made.call("GET", callback))[1])["records"]) == 1
+        assert (await made.call("POST", callback + "/delete"))[0] == 204
+        assert (await made.call("POST", callback + "/append", b"late"))[0] == 409
+
+    async def test() -> None:
+        ops = await with_callbacks(talk)
+        assert said(ops) == [
+            (Verb.APPEND, 0, "second"),
+            (Verb.TOUCH, 0, ""),
+            (Verb.REPLACE, 0, "only"),
+            (Verb.DELETE, 0, ""),
+        ]
+        assert [op.seq for op in ops] == [1, 2, 3, 4]
+        assert {op.epoch for op in ops} == {2}
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    ("action", "op"),
+    [
+        ("/store?after=30s", (Verb.STORE, 30_000, "")),
+        ("/store", (Verb.STORE, BY_POLICY, "")),
+        ("/release", (Verb.RELEASE, BY_POLICY, "")),
+        ("/park?reason=odd+one", (Verb.PARK, 0, "odd one")),
+    ],
+)
+def test_the_other_decisions_by_callback(action: str, op: tuple[Verb, int, str]) -> None:
+    async def talk(made: Bench, callback: str) -> None:
+        assert (await made.call("POST", callback + action))[0] == 204
+        assert (await made.call("POST", callback + "/delete"))[0] == 409
+
+    async def test() -> None:
+        assert said(await with_callbacks(talk)) == [op]
+
+    run(test)
+
+
+def test_a_204_of_a_callback_means_durable() -> None:
+    """It comes with the pipe's answer, not before."""
+
+    async def talk(made: Bench, callback: str) -> None:
+        made.deaf = True
+        calling = asyncio.create_task(made.call("POST", callback + "/append", b"x"))
+        await made.until(lambda: bool(made.ops))
+        assert not calling.done()
+        made.deaf = False
+        made.answer_all()
+        assert (await calling)[0] == 204
+
+    async def test() -> None:
+        assert said(await with_callbacks(talk, 204)) == [(Verb.APPEND, 0, "x"), (Verb.DELETE, 0, "")]
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "name"),
+    [
+        (Code.FENCED, 409, "FENCED"),
+        (Code.GONE, 409, "GONE"),
+        (Code.TOO_LARGE, 413, "TOO_LARGE"),
+        (Code.DISK_LOW, 503, "DISK_LOW"),
+    ],
+)
+def test_what_the_pipe_refuses_is_told_by_status(code: Code, status: int, name: str) -> None:
+    async def talk(made: Bench, callback: str) -> None:
+        made.verdicts[Verb.APPEND] = code
+        got, text, retry = await made.call("POST", callback + "/append", b"x")
+        assert (got, text.split(":")[0]) == (status, name)
+        assert bool(retry) == (status == 503)
+
+    async def test() -> None:
+        await with_callbacks(talk)
+
+    run(test)
+
+
+def test_a_body_over_the_limit_of_a_record_is_413() -> None:
+    async def talk(made: Bench, callback: str) -> None:
+        status, _, _ = await made.call("POST", callback + "/append", bytes(limits.RECORD_BYTES_MAX + 1))
+        assert status == 413
+
+    async def test() -> None:
+        assert [one[0] for one in said(await with_callbacks(talk))] == [Verb.FAIL]
+
+    run(test)
+
+
+def test_a_numbered_call_is_done_once() -> None:
+    """The same number answers as the first time, also after the decision; another call under it is an
+    error."""
+
+    async def talk(made: Bench, callback: str) -> None:
+        for _ in range(3):
+            assert (await made.call("POST", callback + "/append", b"x", 1))[0] == 204
+        assert (await made.call("POST", callback + "/append", b"y", 1))[0] == 400
+        both = await asyncio.gather(*(made.call("POST", callback + "/delete", number=2) for _ in range(2)))
+        assert [one[0] for one in both] == [204, 204]
+        assert (await made.call("POST", callback + "/delete", number=2))[0] == 204
+        assert (await made.call("POST", callback + "/delete", number=3))[0] == 409
+
+    async def test() -> None:
+        assert said(await with_callbacks(talk)) == [(Verb.APPEND, 0, "x"), (Verb.DELETE, 0, "")]
+
+    run(test)
+
+
+def test_a_numbered_call_that_was_refused_for_now_can_be_made_again() -> None:
+    async def talk(made: Bench, callback: str) -> None:
+        made.verdicts[Verb.APPEND] = Code.DISK_LOW
+        assert (await made.call("POST", callback + "/append", b"x", 1))[0] == 503
+        made.verdicts.clear()
+        assert (await made.call("POST", callback + "/append", b"x", 1))[0] == 204
+
+    async def test() -> None:
+        assert len(await with_callbacks(talk)) == 3
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("POST", "/nonsense", 404),
+        ("GET", "/append", 405),
+        ("POST", "", 405),
+        ("POST", "/store?after=soon", 400),
+        ("POST", "/store?after=30", 400),
+    ],
+)
+def test_wrong_callbacks_are_refused_and_decide_nothing(method: str, path: str, status: int) -> None:
+    async def talk(made: Bench, callback: str) -> None:
+        assert (await made.call(method, callback + path))[0] == status
+        wrong = callback[:-32] + "0" * 32
+        assert (await made.call("POST", wrong + "/delete"))[0] == 409
+        assert (await made.call("POST", callback[:-1] + "/delete"))[0] == 404
+
+    async def test() -> None:
+        assert said(await with_callbacks(talk, 204)) == [(Verb.DELETE, 0, "")]
+
+    run(test)
+
+
+def test_a_decision_that_was_refused_decides_nothing() -> None:
+    """Then the answer counts."""
+
+    async def talk(made: Bench, callback: str) -> None:
+        made.verdicts[Verb.STORE] = Code.DISK_LOW
+        assert (await made.call("POST", callback + "/store?after=1s"))[0] == 503
+
+    async def test() -> None:
+        assert [one[0] for one in said(await with_callbacks(talk, 204))] == [Verb.STORE, Verb.DELETE]
+
+    run(test)
+
+
+def test_a_stop_closes_the_connection_and_kills_the_token() -> None:
+    """The epoch is another's: what the handler says no longer counts, nothing is written."""
+
+    async def test() -> None:
+        begun, closed = asyncio.Event(), asyncio.Event()
+        urls: list[str] = []
+
+        async def handle(request: web.Request) -> web.Response:
+            urls.append(request.headers["Mpy6a-Callback"])
+            begun.set()
+            try:
+                return await silent(request)
+            finally:
+                closed.set()
+
+        async with bench(handle) as made:
+            key = made.push(b"x")
+            await begun.wait()
+            made.desk.dial(Stop(1, 5, Code.FENCED, (SessionEpoch(5, key.session.index, 2),)))
+            made.wake()
+            await closed.wait()
+            assert (await made.call("POST", urls[0] + "/append", b"late"))[0] == 409
+            await made.over()
+            assert made.ops == []
+
+    run(test)
+
+
+def test_a_taken_callback_port_is_one_sentence() -> None:
+    async def test() -> None:
+        async with bench(answers(204)) as made:
+            from mpy6a.config import HttpAddress
+            from sidecar.callbacks import CallbackServer
+
+            with socket.socket() as taken:
+                taken.bind(("127.0.0.1", 0))
+                taken.listen()
+                server = CallbackServer(lambda _: None)
+                with pytest.raises(CannotStart, match="callback"):
+                    await server.open(HttpAddress("127.0.0.1", taken.getsockname()[1]))
+                await server.close()
+            assert made.credit == 3
+
+    run(test)
