@@ -155,7 +155,8 @@ class AdminDoor:
             raise BadRequest(str(problem)) from None
         session = self._pipe.state.session(wanted.term, wanted.index)
         if wanted.pipe != self._pipe.state.pipe or session is None:
-            raise NoSuchSession(f"no live session {text}: it is finished, or never was, at pipe {self._pipe.state.pipe}")
+            here = self._pipe.state.pipe
+            raise NoSuchSession(f"no live session {text}: it is finished, or never was, at pipe {here}")
         return session
 
     def _describe(self, session: Session, now_ms: int) -> dict[str, Any]:

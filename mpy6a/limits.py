@@ -88,6 +88,7 @@ HANDED_MAX: Final = 65_536  # sessions whose last run a sidecar remembers, so th
 GONE_TOLD: Final = 3  # heartbeats that repeat that a client is gone: a lost message is made up for
 HELLO_MS: Final = 1_000  # between two hellos to a pipe that does not answer
 DIALS_MAX: Final = 64  # pipes that may greet one sidecar before they are known by their own connection
+SERVICE_GRACE_MS: Final = 5_000  # a push waits this long for its service to come (back) before it is released
 CALLBACK_BYTES_MAX: Final = RECORD_BYTES_MAX  # body of a callback of an http handler: one record
 ANSWER_BYTES_MAX: Final = 64 * KIB  # what an http handler may answer with
 RETRY_AFTER_MAX_MS: Final = 10 * 60_000  # Retry-After of a handler is honoured up to this

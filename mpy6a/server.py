@@ -226,7 +226,7 @@ class Server:
             log.sync()
         if not busy:
             log.prepare()
-            self.pipe.disk_level = 1 if log.disk_full else 0
+        self.pipe.disk_level = 1 if log.disk_full else 0
 
     def _send(self) -> None:
         outbox, self.pipe.outbox = self.pipe.outbox, []

@@ -139,12 +139,15 @@ class Agent:
 
     def deadline(self) -> int:
         """When `tick` or `flush` has something to do though nothing happens."""
-        return min(self._sweep_ms, self._pipes.deadline())
+        return min(self._sweep_ms, self._pipes.deadline(), self.handing.deadline())
 
     def tick(self, now_ms: int) -> None:
         """Hellos, heartbeats, clients that fell silent."""
         if now_ms >= self._sweep_ms:
             lease_ms = min(link.lease_ms for link in self.links)
+            late_ms = now_ms - self._sweep_ms
+            if late_ms > lease_ms // 6:  # this process stood still: what clients said meanwhile is not read yet
+                self.clients.excuse(late_ms)
             self._sweep_ms = now_ms + lease_ms // 6
             for client in self.clients.silent(now_ms - lease_ms):
                 self._service.gone(client, died=True, now_ms=now_ms)

@@ -108,6 +108,11 @@ class Clients:
         if len(self._left) > limits.CLIENTS_MAX:
             del self._left[next(iter(self._left))]
 
+    def excuse(self, late_ms: int) -> None:
+        """For so long nobody could be heard."""
+        for client in self._by_incarnation.values():
+            client.heard_ms += late_ms
+
     def silent(self, since_ms: int) -> list[Client]:
         """Those not heard after `since_ms`."""
         return [client for client in self._by_incarnation.values() if client.heard_ms <= since_ms]

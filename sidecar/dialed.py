@@ -28,6 +28,7 @@ class Dialed:
         self._handing = handing
         self._counts = counts
         self._dials = Dials()
+        self._told_changes = -1  # `Handing.changes` when all dials were answered; -1: they are not
 
     def greeted(self, pipe: int, greeting: Greeting) -> None:
         """A pipe dialed: from its hello on, what it said on older dials no longer counts."""
@@ -38,6 +39,7 @@ class Dialed:
         elif not pipe or self._dials.greeted(pipe, greeting) is None:
             self._counts["dial_old_greeting"] += 1
         else:
+            self._told_changes = -1
             self.told.append(Told("info", "a pipe dialed", facts))
 
     def pushed(self, pipe: int, push: Push, now_ms: int) -> None:
@@ -66,10 +68,14 @@ class Dialed:
 
     def answer(self) -> None:
         """Queues the hello of each new dial; of the others, Accepted and credit where they changed."""
+        if self._told_changes == self._handing.changes:
+            return
+        self._told_changes = self._handing.changes
         dials = self._dials.all()
         for dial in dials:
             link = link_to(self._links, dial.pipe)
             if link is None or not link.writable:
+                self._told_changes = -1
                 continue
             credit = self._handing.credit(dial, len(dials))
             if not dial.answered:

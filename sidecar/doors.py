@@ -59,17 +59,11 @@ class Doors:
 
     def descriptors(self) -> list[int]:
         """What becomes readable when there is something to do."""
-        sockets = [self._service, *self._links, *self._monitors]
-        if self._dial is not None:
-            sockets.append(self._dial)
-        return [int(socket.getsockopt(zmq.FD)) for socket in sockets]
+        return [int(socket.getsockopt(zmq.FD)) for socket in self._all()]
 
     def pending(self) -> bool:
         """Has any socket more to read?"""
-        sockets = [self._service, *self._links, *self._monitors]
-        if self._dial is not None:
-            sockets.append(self._dial)
-        return any(int(socket.getsockopt(_EVENTS)) & _POLLIN for socket in sockets)
+        return any(map(_readable, self._all()))
 
     # ---- reading
 
@@ -77,10 +71,9 @@ class Doors:
         """(identity, payload, principal) of what clients sent, at most one drain of it."""
         socket = self._service
         for _ in range(limits.DRAIN_MESSAGES_MAX):
-            try:
-                identity = socket.recv(_NOBLOCK)
-            except zmq.Again:
+            if not _readable(socket):
                 return
+            identity = socket.recv(_NOBLOCK)
             if not socket.getsockopt(_RCVMORE):
                 self._counts["service_frames"] += 1
                 continue
@@ -152,6 +145,10 @@ class Doors:
 
     # ---- opening
 
+    def _all(self) -> list[Socket]:
+        dial = [] if self._dial is None else [self._dial]
+        return [self._service, *self._links, *self._monitors, *dial]
+
     def _bound(self, kind: int, address: str, mode: int, group: int) -> Socket:
         socket = open_socket(self._context, kind)
         lock = bind(socket, address, mode, group)
@@ -187,10 +184,9 @@ class Doors:
     def _single(self, socket: Socket, counted: str) -> Iterator[bytes]:
         """Messages of one frame; monitors speak in two, and only their number matters."""
         for _ in range(limits.DRAIN_MESSAGES_MAX):
-            try:
-                payload = socket.recv(_NOBLOCK)
-            except zmq.Again:
+            if not _readable(socket):
                 return
+            payload = socket.recv(_NOBLOCK)
             if self._is_whole(socket, counted) or not counted:
                 yield payload
 
@@ -203,3 +199,8 @@ class Doors:
         if counted:
             self._counts[counted] += 1
         return False
+
+
+def _readable(socket: Socket) -> bool:
+    """Is there a message? Asked before each read: an exception of pyzmq costs more than ten of these."""
+    return bool(int(socket.getsockopt(_EVENTS)) & _POLLIN)

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from typing import Protocol
 
 from mpy6a import limits
+from mpy6a.client.writer import NEVER
 from mpy6a.messages import Ending, KindCredit, RepeatPart, SessionEpoch
 from mpy6a.model import BY_POLICY, AttemptOutcome, Verb
 from sidecar.clients import Client, Clients
@@ -57,6 +58,7 @@ class Handing:
         self.runs = Runs()
         self.told: list[Effect] = []
         self.draining = False
+        self.changes = 0  # rises with everything that may change credit or what was taken
         self._clients = clients
         self._counts = counts
         self._endings = endings
@@ -64,6 +66,7 @@ class Handing:
         self._credit_bytes = credit_bytes
         self._unhealthy: set[int] = set()
         self._fresh: set[int] = set()  # kinds with runs that wait, or with room that came free
+        self._unserved: dict[int, int] = {}  # kinds whose runs wait for a service, and until when
 
     @property
     def held(self) -> int:
@@ -79,13 +82,15 @@ class Handing:
 
     def take(self, pipe: int, parts: tuple[RepeatPart, ...], now_ms: int) -> None:
         """Holds a session that was pushed; one that nobody here runs is released at once."""
-        run = self.runs.take(pipe, parts)
+        self.changes += 1
+        run = self.runs.take(pipe, parts, now_ms)
         if run is None:
             self._counts["run_again"] += 1
             return
         setup = self.kinds.get(run.kind)
         if self.draining:
-            self.end(run, Verb.RELEASE, 0, "the sidecar is stopping", now_ms)
+            # Not at once: it would be pushed here again, as long as credit given before is left.
+            self.end(run, Verb.RELEASE, BY_POLICY, "the sidecar is stopping", now_ms)
         elif setup is None:
             self.end(run, Verb.RELEASE, BY_POLICY, "this sidecar does not run the kind", now_ms)
         else:
@@ -120,6 +125,7 @@ class Handing:
 
     def serve(self, client: Client, kinds: frozenset[int], concurrency: int) -> None:
         """A service takes (concurrency 0: no longer takes) runs of these kinds."""
+        self.changes += 1
         self._clients.serve(client, kinds, 0 if self.draining else concurrency)
         self._fresh.update(kinds)
 
@@ -144,6 +150,7 @@ class Handing:
     def left(self, client: Client, *, died: bool, now_ms: int) -> None:
         """A service is gone: what a dead one ran failed, what one that said goodbye ran is free for
         others."""
+        self.changes += 1
         for key in sorted(client.running):
             run = self.runs.get(key)
             if run is None:
@@ -175,6 +182,7 @@ class Handing:
 
     def healthy(self, kind: int, is_healthy: bool) -> None:
         """Whether the http handler of the kind is there; without it there is no credit."""
+        self.changes += 1
         if is_healthy:
             self._unhealthy.discard(kind)
         else:
@@ -182,6 +190,7 @@ class Handing:
 
     def drain(self, now_ms: int) -> None:
         """No more runs: what waits is released, what runs may finish."""
+        self.changes += 1
         self.draining = True
         for run in self.runs.all():
             if run.stage is Stage.WAITING:
@@ -199,9 +208,16 @@ class Handing:
                 self._tell.stop(client, run.key.pipe, code, [run.key.session_epoch])
             self.end(run, Verb.RELEASE, 0, "the sidecar is stopping", now_ms)
 
+    def deadline(self) -> int:
+        """When a run has waited long enough for a service that is not there."""
+        return min(self._unserved.values(), default=NEVER)
+
     def hand_out(self, now_ms: int) -> None:
         """Gives waiting runs to whoever has room; releases those that nobody is there for."""
+        if now_ms >= self.deadline():
+            self._fresh.update(self._unserved)
         for kind in list(self._fresh):
+            self._unserved.pop(kind, None)
             setup = self.kinds.get(kind)
             while setup is not None and (run := self.runs.waiting(kind)) is not None:
                 if setup.handler == "http":
@@ -210,6 +226,9 @@ class Handing:
                     client.running.add(run.key)
                     self._tell.push(client, run.key, self.runs.handed(run, client.incarnation))
                 elif self._clients.served(kind):
+                    break
+                elif now_ms < run.taken_ms + limits.SERVICE_GRACE_MS:
+                    self._unserved[kind] = run.taken_ms + limits.SERVICE_GRACE_MS
                     break
                 else:
                     self.end(run, Verb.RELEASE, BY_POLICY, "no service is there for the kind", now_ms)
@@ -222,6 +241,7 @@ class Handing:
 
     def end(self, run: Run, verb: Verb, retry_after_ms: int, message: str, now_ms: int) -> None:
         """Ends a run by its target; it is held until the pipe has answered."""
+        self.changes += 1
         self._released(run)
         self.runs.ending(run)
         self._endings.end(run.key, verb, retry_after_ms, message[: limits.TEXT_BYTES_MAX], now_ms)
@@ -235,6 +255,7 @@ class Handing:
         return self.runs.credit(dial, setup, free, share, self._credit_bytes)
 
     def _over(self, run: Run) -> None:
+        self.changes += 1
         self._released(run)
         self.runs.forget(run.key)
         self._endings.forget(run.key)

@@ -22,6 +22,7 @@ class Link:
 
     __slots__ = (
         "_own",
+        "_queued",
         "_unsent",
         "_waiting",
         "_waiting_bytes",
@@ -55,6 +56,7 @@ class Link:
         self._own: deque[bytes] = deque()
         self._waiting: deque[tuple[bytes, Client]] = deque()
         self._waiting_bytes = 0
+        self._queued: set[bytes] = set()  # what was queued while blocked: a resend of it need not wait twice
         self._unsent: deque[bytes] = deque()
 
     def live(self, now_ms: int) -> bool:
@@ -82,11 +84,15 @@ class Link:
     def wait(self, message: bytes, client: Client) -> bool:
         """Queues a client's packed message; False when a bound of the queue is reached."""
         size = len(message)
+        if not self.writable and message in self._queued:
+            return True
         if (
             self._waiting_bytes + size > limits.LINK_QUEUE_BYTES_MAX
             or client.waiting_bytes + size > limits.CLIENT_QUEUE_BYTES_MAX
         ):
             return False
+        if not self.writable:
+            self._queued.add(message)
         self._waiting.append((message, client))
         self._waiting_bytes += size
         client.waiting_bytes += size
@@ -112,6 +118,7 @@ class Link:
             else:
                 _, client = self._waiting.popleft()
                 self._waiting_bytes -= len(message)
+                self._queued.discard(message)
                 client.waiting_bytes -= len(message)
         if part:
             sent.append(b"".join(part))

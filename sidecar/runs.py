@@ -34,6 +34,7 @@ class Run:
     kind: int
     size: int  # bytes of its records
     parts: tuple[RepeatPart, ...]
+    taken_ms: int
     stage: Stage = Stage.WAITING
     holder: bytes = b""
 
@@ -62,7 +63,7 @@ class Runs:
     def of_pipe(self, pipe: int) -> list[Run]:
         return [run for run in self._runs.values() if run.key.pipe == pipe]
 
-    def take(self, pipe: int, parts: tuple[RepeatPart, ...]) -> Run | None:
+    def take(self, pipe: int, parts: tuple[RepeatPart, ...], now_ms: int) -> Run | None:
         """Holds a session that was pushed; None: this (id, epoch), or a later one, was taken before."""
         key = RunKey.of(pipe, parts[0])
         if self._handed.get(key.session, 0) >= key.epoch:
@@ -71,7 +72,7 @@ class Runs:
         self._handed.move_to_end(key.session)
         while len(self._handed) > limits.HANDED_MAX:
             self._handed.popitem(last=False)
-        run = self._runs[key] = Run(key, parts[0].kind, size(parts), parts)
+        run = self._runs[key] = Run(key, parts[0].kind, size(parts), parts, now_ms)
         self._waiting.setdefault(run.kind, deque()).append(run)
         self._held[run.kind, pipe] += 1
         self._bytes[run.kind, pipe] += run.size

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from mpy6a import limits, wire
 from mpy6a.errors import Code, Malformed, VersionMismatch
 from mpy6a.messages import Error, Hello, Message, MessageType, Outcomes, Pong, Serve, Welcome
+from mpy6a.model import NOBODY
 from sidecar.clients import Client, Clients
 from sidecar.handing import Handing
 from sidecar.letters import Letters
@@ -91,7 +92,7 @@ class ServiceSide:
     # ---- one message
 
     def _heard(self, identity: bytes, message: Message, now_ms: int, principal: int) -> None:
-        if message.incarnation == self._setup.incarnation:
+        if message.incarnation in (self._setup.incarnation, NOBODY):
             self._counts["service_unexpected"] += 1
             return
         beats = message.type == MessageType.HEARTBEAT
@@ -205,4 +206,4 @@ class ServiceSide:
     def _someone_at(self, identity: bytes) -> bytes:
         """Who an error is for when the message could not be read: the connection's client, if it is known."""
         there = self._clients.at(identity)
-        return there[0].incarnation if there else self._setup.incarnation
+        return there[0].incarnation if there else NOBODY

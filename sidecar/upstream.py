@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 
 from mpy6a import limits, wire
 from mpy6a.errors import Malformed, VersionMismatch
-from mpy6a.messages import AnyMessage, Heartbeat, Hello, Message, MessageType, Pong, Stop, Welcome
+from mpy6a.messages import AnyMessage, Heartbeat, Hello, Message, MessageType, Notice, Pong, Stop, Welcome
+from mpy6a.model import NOBODY, SessionId
 from sidecar.clients import Clients
 from sidecar.links import Link
 from sidecar.values import AgentSetup, Effect, Ended, RunKey, Told, Wrote
@@ -54,6 +55,8 @@ class PipeSide:
         for message in messages:
             if message.incarnation == self._setup.incarnation:
                 self._to_us(link, message, now_ms)
+            elif message.incarnation == NOBODY:  # an error: something that was sent could not be read
+                self._counts["pipe_refused"] += 1
             elif message.type in FORWARDED:
                 self.on_client(message)
             else:
@@ -112,6 +115,9 @@ class PipeSide:
             self._writing.told(link.pipe, value.log_ms, None, now_ms)
         elif isinstance(value, Stop):
             self.on_stop(message.pipe, value)
+        elif isinstance(value, Notice):
+            facts: dict[str, object] = {"session": str(SessionId(link.pipe, value.term, value.index))}
+            self.told.append(Told("warning", "an http run is silent, and will be repeated elsewhere", facts))
         else:
             self._counts["pipe_unexpected"] += 1
 

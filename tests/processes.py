@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Final
+from typing import IO, Final
 
 END_TIMEOUT_S: Final = 5.0  # what all of them together get to leave by themselves after SIGTERM
 
@@ -26,8 +26,8 @@ class Processes:
         cwd: Path | None = None,
         env: Mapping[str, str] | None = None,
         stdin: int | None = subprocess.DEVNULL,
-        stdout: int | None = None,
-        stderr: int | None = None,
+        stdout: int | IO[bytes] | None = None,
+        stderr: int | IO[bytes] | None = None,
         pass_fds: Sequence[int] = (),
     ) -> subprocess.Popen[bytes]:
         """Starts one; its pipes are bytes. `env` replaces the environment, None inherits it."""

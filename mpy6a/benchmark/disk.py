@@ -26,7 +26,8 @@ def file_system(directory: Path, mounts: Iterable[str] | None = None) -> str:
     found, longest = "", -1
     for line in mounts:
         where, _, what = line.partition(" - ")
-        point = where.split(" ")[4].encode("latin-1", "replace").decode("unicode_escape")  # a blank stands there as \040
+        escaped = where.split(" ")[4]  # a blank in a path stands there as \040
+        point = escaped.encode("latin-1", "replace").decode("unicode_escape")
         inside = real == point or real.startswith(point.rstrip("/") + "/")
         if inside and len(point) >= longest:  # of two mounts on one point the later one is seen
             found, longest = what.split(" ")[0], len(point)

@@ -17,7 +17,6 @@ from mpy6a.errors import Unavailable
 
 WARM_UP_S: Final = 0.25  # connections, caches, and the first segment
 SILENCE_S: Final = 10.0  # without any answer the run is given up
-_NOBLOCK: Final = int(zmq.NOBLOCK)
 _LOOK_MS: Final = 500  # how long one receive waits before resends are looked at
 
 
@@ -82,18 +81,13 @@ class ExchangeLoad:
         return lifecycles
 
     def _until(self, lifecycles: Lifecycles, end_ns: int | None) -> None:
-        """The loop: drain, call what comes next, send. Until a time, or until every session is deleted."""
-        connection, socket, clock_ns = self._connection, self._socket, time.perf_counter_ns
+        """The loop: an answer, and what it makes possible sent at once; until a time, or all sessions are gone."""
+        connection, clock_ns = self._connection, time.perf_counter_ns
         while lifecycles.running and (end_ns is None or clock_ns() < end_ns):
             payload = self._receive()
             now_ms = _now_ms()
-            while payload is not None:
-                done = connection.receive(payload, now_ms)
-                lifecycles.answered(done, now_ms, clock_ns())
-                try:
-                    payload = socket.recv(_NOBLOCK)
-                except zmq.Again:
-                    payload = None
+            if payload is not None:
+                lifecycles.answered(connection.receive(payload, now_ms), now_ms, clock_ns())
             self._send(now_ms)
 
     def _receive(self) -> bytes | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 
 from mpy6a.benchmark.calibration import loop_ns
 from mpy6a.benchmark.disk import real_disk
@@ -44,13 +45,14 @@ def rest(disk: Path, through: str, runs: int, seconds: float, told: Told) -> Idl
     file_system = real_disk(disk)
     if through == "sidecar":
         check_sidecar()
-    turn_ns = loop_ns()
     with Place(disk) as place:
         starts: list[float] = []
         cpus: list[float] = []
+        turns_ns: list[float] = []
         for number in range(1, runs + 1):
             place.end_children()
             place.empty()
+            turns_ns.append(loop_ns())
             pipe = place.start_pipe()
             starts.append((first_answer(place.doors.pipe, pipe) - pipe.started_ns) / 1e9)
             cpus.append(pipe.cpu_ns() / 1e9)
@@ -61,7 +63,7 @@ def rest(disk: Path, through: str, runs: int, seconds: float, told: Told) -> Idl
             first_answer(place.doors.sidecar, children[-1])
         told(f"at rest for {seconds:g} s")
         resting = tuple(_at_rest(children, seconds))
-    return Idle(file_system, spread(starts), spread(cpus), seconds, turn_ns, resting)
+    return Idle(file_system, spread(starts), spread(cpus), seconds, median(turns_ns), resting)
 
 
 def _at_rest(children: list[Child], seconds: float) -> list[Resting]:

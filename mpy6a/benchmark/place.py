@@ -42,7 +42,7 @@ class Place:
         try:
             self.data = Path(tempfile.mkdtemp(prefix="mpy6a-bench-", dir=disk)).resolve()
         except OSError as problem:
-            raise CannotStart(f"{disk}: {problem.strerror}; name a directory you may write to with --data DIR") from None
+            raise CannotStart(f"{disk}: {problem.strerror}; name a directory you may write to, --data DIR") from None
         self._short = Path(tempfile.mkdtemp(prefix="m6b-"))
         self._children: list[Child] = []
         self._fsync = fsync
@@ -126,7 +126,8 @@ def check_sidecar() -> None:
         found = None
     if found is None:
         raise CannotStart(
-            "--through sidecar: this installation has no `python -m sidecar`; install mpy6a whole, or measure --through direct"
+            "--through sidecar: this installation has no `python -m sidecar`; install mpy6a whole, "
+            "or measure --through direct"
         )
     import sidecar
 

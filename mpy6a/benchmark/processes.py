@@ -10,7 +10,7 @@ from typing import Final
 from mpy6a.errors import CannotStart, Unavailable
 
 END_S: Final = 5.0  # a pipe finishes and syncs what it took; one that needs longer hangs
-_PAGE_NAME: Final = "VmRSS:"
+_RESIDENT: Final = "VmRSS:"
 
 
 class Child:
@@ -49,7 +49,7 @@ class Child:
     def rss_bytes(self) -> int:
         """Resident memory now, shared libraries included."""
         for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
-            if line.startswith(_PAGE_NAME):
+            if line.startswith(_RESIDENT):
                 return int(line.split()[1]) * 1024
         self.check()
         raise Unavailable(f"/proc tells no memory of the {self.name}")
@@ -66,8 +66,9 @@ class Child:
 
 
 def cpu_ns(pid: int) -> int:
-    """CPU time of a process, exact to the ns: the clock that clock_getcpuclockid(3) names, (~pid << 3) | CPUCLOCK_SCHED.
+    """CPU time of a process, exact to the ns, of the clock that clock_getcpuclockid(3) names.
 
-    /proc/PID/stat counts in ticks of 10 ms, and /proc/PID/schedstat one thread only.
+    That is (~pid << 3) | CPUCLOCK_SCHED, frozen in Linux's ABI. /proc/PID/stat counts in ticks of 10 ms, and
+    /proc/PID/schedstat one thread only.
     """
     return time.clock_gettime_ns((~pid << 3) | 2)

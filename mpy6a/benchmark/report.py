@@ -36,7 +36,7 @@ def table(sitting: Sitting) -> str:
     names = ["pipe", *(["sidecar"] if sitting.plan.through == "sidecar" else []), CLIENT]
     heads = ["in flight", "k ops/s (min-max)", "p50 ms", "p99 ms", *(f"{name} CPU us/op" for name in names)]
     heads += ["syncs/op", "ops/ack", "disk sync p50 us", "p99 us", "loop ns"]
-    lines = [heads, *([*_cells(row, names)] for row in sitting.rows)]
+    lines = [heads, *(_cells(row, names) for row in sitting.rows)]
     return f"{title(sitting)}\n{machine_text()}\n\n{markdown(lines)}"
 
 
@@ -99,7 +99,7 @@ def idle_facts(idle: Idle) -> dict[str, Any]:
 
 
 def machine() -> Mapping[str, object]:
-    """What the figures were measured on. A load well above 0 at the end of a sitting of one client: somebody else ran."""
+    """What the figures were measured on. A load above 2 after a sitting says that somebody else ran too."""
     return {
         "mpy6a": __version__,
         "python": platform.python_version(),
@@ -118,7 +118,9 @@ def machine_text() -> str:
 def markdown(lines: list[list[str]]) -> str:
     """A table whose columns stand under each other, the numbers to the right."""
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    rows = ["| " + " | ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines]
+    rows = [
+        "| " + " | ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines
+    ]
     rule = "|" + "|".join("-" * (width + 1) + ":" for width in widths) + "|"
     return "\n".join([rows[0], rule, *rows[1:]])
 

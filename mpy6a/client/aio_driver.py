@@ -109,6 +109,8 @@ class AsyncDriver:
         """Says goodbye and closes at once; set `ended` first. What is not answered is not known."""
         if self._timer is not None:
             self._timer.cancel()
+        if not self._line.closed:
+            self._line.send(self.connection.outgoing(self._line.now_ms()))  # last outcomes, told in this turn
         self._line.close(self.connection.goodbye())
         gone = errors.OutcomeUnknown("the pipe object was closed before the answer: it may be applied later")
         self._complete(self.connection.fail_all(gone))

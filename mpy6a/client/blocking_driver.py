@@ -131,7 +131,7 @@ class BlockingDriver:
         for payload in payloads:
             self._complete(self.connection.receive(payload, now_ms), now_ms)
         if payloads:
-            self._heard()
+            self._heard(link)
         self._complete(self.connection.expire(now_ms), now_ms)
         link.send(self.connection.outgoing(now_ms))
 
@@ -159,10 +159,10 @@ class BlockingDriver:
             else:
                 self.connection.link_down()
 
-    def _heard(self) -> None:
+    def _heard(self, link: Link) -> None:
         welcome = self.connection.welcome
         if self._heartbeat is None and welcome is not None and self._close_by_ms is None:
-            self._heartbeat = Heartbeat(self._address, self.connection.incarnation, welcome.lease_ms)
+            self._heartbeat = Heartbeat(self._address, self.connection.incarnation, welcome.lease_ms, link.context)
         for pipe, message in self.connection.events():
             if isinstance(message, Notice):
                 log_notice(pipe, message)

@@ -6,6 +6,8 @@ from __future__ import annotations
 import threading
 from typing import Final
 
+import zmq
+
 from mpy6a import limits, wire
 from mpy6a.client.link import Link
 from mpy6a.messages import Heartbeat as HeartbeatMessage
@@ -14,10 +16,16 @@ _RETRY_S: Final = limits.RECONNECT_MS / 1000
 
 
 class Heartbeat:
-    """Sends a heartbeat at once and then each third of the lease, over its own socket, until `stop`."""
+    """Sends a heartbeat at once and then each third of the lease, over its own socket, until `stop`.
 
-    def __init__(self, address: str, incarnation: bytes, lease_ms: int) -> None:
+    `context`: that of the client's other socket, which must not be closed before `stop`.
+    """
+
+    def __init__(
+        self, address: str, incarnation: bytes, lease_ms: int, context: zmq.Context[zmq.Socket[bytes]]
+    ) -> None:
         self._address = address
+        self._context = context
         self._message = wire.encode(HeartbeatMessage(), incarnation=incarnation)
         self._interval_s = max(lease_ms, 3) / 3000
         self._stop = threading.Event()
@@ -31,7 +39,7 @@ class Heartbeat:
 
     def _run(self) -> None:
         # Nothing is queued while nobody is there: a heartbeat says "now".
-        link = Link(self._address, queue_unconnected=False)
+        link = Link(self._address, queue_unconnected=False, context=self._context)
         try:
             while True:
                 link.changes()

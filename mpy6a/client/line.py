@@ -96,7 +96,7 @@ class LoopLine:
         return self._loop.call_at(when_ms / 1000, call)
 
     def keep_alive(self, incarnation: bytes, lease_ms: int) -> None:
-        self._heartbeat = Heartbeat(self._address, incarnation, lease_ms)
+        self._heartbeat = Heartbeat(self._address, incarnation, lease_ms, self._link.context)
 
     def close(self, goodbye: bytes) -> None:
         if self.closed:

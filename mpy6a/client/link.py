@@ -30,11 +30,20 @@ class Link:
     own queue full (the exchange sends again).
     """
 
-    def __init__(self, address: str, *, queue_unconnected: bool = True) -> None:
-        # The process's own context: it outlives pipes, and pyzmq makes a new one after a fork.
-        context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
+    def __init__(
+        self,
+        address: str,
+        *,
+        queue_unconnected: bool = True,
+        context: zmq.Context[zmq.Socket[bytes]] | None = None,
+    ) -> None:
+        # A context of its own, because only the end of a context waits for what was sent last. A second socket of the
+        # client shares it, and has to be closed before.
+        self._owns_context = context is None
+        self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context() if context is None else context
         self.dropped = 0
-        self.socket = context.socket(zmq.DEALER)
+        self._up = False
+        self.socket = self.context.socket(zmq.DEALER)
         self.socket.linger = 0
         self.socket.sndhwm = limits.CLIENT_QUEUE_MESSAGES
         self.socket.rcvhwm = limits.CLIENT_QUEUE_MESSAGES
@@ -84,12 +93,17 @@ class Link:
             event, *_ = self._monitor.recv_multipart(_NOBLOCK)
             number, _ = _EVENT.unpack(event)
             found.append(number == _UP)
+            self._up = number == _UP
         return found
 
     def close(self, linger_ms: int = 0) -> None:
-        """Closes; what was sent before may still go out for `linger_ms`, without anybody waiting."""
+        """Closes. Waits up to `linger_ms` until what was sent has left, so that the process may end at once: no time at
+        all where the door is reached, and none where it is known to be lost."""
         if self.socket.closed:
             return
+        self.changes()
         self.socket.disable_monitor()
         self._monitor.close(0)
-        self.socket.close(linger_ms)
+        self.socket.close(linger_ms if self._up else 0)
+        if self._owns_context:
+            self.context.term()

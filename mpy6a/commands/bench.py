@@ -48,7 +48,9 @@ def _numbers(context: click.Context, parameter: click.Parameter, text: str) -> t
     show_default=True,
     help="Of the pipe's log; `interval` makes no operation durable before its ack, and the report says so.",
 )
-@click.option("--loop", type=click.Choice(["asyncio", "uvloop"]), default="asyncio", show_default=True, help="Of level api.")
+@click.option(
+    "--loop", type=click.Choice(["asyncio", "uvloop"]), default="asyncio", show_default=True, help="Of level api."
+)
 @click.option(
     "--data",
     type=click.Path(path_type=Path),

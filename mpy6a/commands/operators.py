@@ -105,10 +105,13 @@ def list_(
 
 
 def _list_text(facts: dict[str, Any]) -> None:
+    from rich.box import SIMPLE
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("id", "kind", "state", "epoch", "records", "repeats", "charges", "age", "why")
+    table = Table("id", "kind", "state", "epoch", "recs", "reps", "charges", "age", "why", box=SIMPLE, padding=(0, 1, 0, 0))
+    for column in table.columns[:-1]:
+        column.no_wrap = True
     for session in facts["sessions"]:
         age = f"{session['age_ms'] / 1000:.1f} s"
         why = f"{session['why']} {session['detail']}".strip()

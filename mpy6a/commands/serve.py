@@ -74,7 +74,7 @@ def run(settings: PipeSettings) -> None:
         gc.freeze()
         server.run()
     except DiskFailed:
-        logger.exception("the disk failed: stopping; nothing after the failure was acknowledged")
+        logger.error("the disk failed: stopping; nothing after the failure was acknowledged")
         raise
     finally:
         server.close()

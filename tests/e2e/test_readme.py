@@ -23,7 +23,7 @@ from tests.processes import Processes
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
-SNIPPETS = re.findall(r"^```python\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+SNIPPETS: list[str] = re.findall(r"^```python\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
 DEADLINE_S = 30.0
 
 pytestmark = pytest.mark.e2e
@@ -112,10 +112,8 @@ def test_the_testing_snippet() -> None:
 @contextlib.contextmanager
 def service(processes: Processes, name: str, port: int, database: Path) -> Iterator[None]:
     """One of the demo's services, answering."""
-    process = processes.start(
-        [sys.executable, "-m", f"mpy6a.demo.{name}", "--port", str(port), "--db", str(database), "--seed", "1"]
-        + ["--fail", "0"]
-    )
+    options = ["--port", str(port), "--db", str(database), "--seed", "1", "--fail", "0"]
+    process = processes.start([sys.executable, "-m", f"mpy6a.demo.{name}", *options])
     until = time.monotonic() + DEADLINE_S
     while True:
         with contextlib.suppress(httpx.TransportError):

@@ -360,6 +360,35 @@ def test_stopping_drains(short_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert names.index(Goodbye) == len(names) - 1
 
 
+def test_the_last_outcomes_leave_before_the_goodbye(short_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also when serving and closing end in one go, as after a Ctrl-C."""
+    monkeypatch.setattr("mpy6a.limits.DRAIN_GRACE_S", 0.01)
+    began = threading.Event()
+
+    @mpy6a.handler("user-create")
+    async def handler(repeat: mpy6a.RepeatData) -> None:
+        began.set()
+        await asyncio.Event().wait()
+
+    async def service(address: str) -> None:
+        async with mpy6a.AsyncPipe(address) as pipe:
+            await pipe.serve(handler)
+
+    async def main(hop: Hop) -> None:
+        sidecar = Sidecar(hop)
+        serving = asyncio.ensure_future(service(hop.address))
+        await sidecar.until(lambda: bool(hop.pipe.named(Serve)))
+        sidecar.push(b"x")
+        assert await asyncio.to_thread(began.wait, 5)
+        serving.cancel()
+        await asyncio.wait([serving])
+        await sidecar.until(lambda: bool(hop.pipe.named(Goodbye)))
+        assert [ending.outcome for ending in sidecar.endings()] == [AttemptOutcome.RELEASE]
+
+    with Hop(f"ipc://{short_tmp}/door.sock", FakePipe(role=Role.SIDECAR)) as hop:
+        asyncio.run(main(hop))
+
+
 def test_a_new_connection_is_served_again(short_tmp: Path) -> None:
     """To the same sidecar process the last outcomes are repeated, which it may have missed; to another they are not."""
 

@@ -19,7 +19,7 @@ from mpy6a.messages import (
     Serve,
     Welcome,
 )
-from mpy6a.model import fence
+from mpy6a.model import NOBODY, fence
 from sidecar.agent import Agent
 from sidecar.values import (
     AgentSetup,
@@ -127,7 +127,7 @@ class Desk:
         """What the last flush sent to a client, decoded."""
         sent = [one for one in self.effects if isinstance(one, SendService) and one.identity == who[:4]]
         messages = [message for one in sent for message in wire.unpack(one.payload)]
-        assert all(message.incarnation in (who, OWN) for message in messages)
+        assert all(message.incarnation in (who, NOBODY) for message in messages)
         return [value for value in map(wire.decode, messages) if kind is None or isinstance(value, kind)]
 
     def started(self) -> list[RunKey]:

@@ -24,7 +24,7 @@ from mpy6a.messages import (
     Serve,
     Welcome,
 )
-from mpy6a.model import Op, Verb
+from mpy6a.model import NOBODY, Op, Verb
 from sidecar.values import SendPipe, SendService
 from tests.unit.sidecar.desk import ANN, ATTACHED, BOB, HTTP, OWN, Desk, welcome
 
@@ -163,6 +163,22 @@ def test_a_blocked_pipe_queues_up_to_its_bounds_then_busy() -> None:
     assert numbers == [*range(1, 1 + fits), 99]
 
 
+def test_a_resend_does_not_wait_twice_for_a_blocked_pipe() -> None:
+    """An outage fills no queue with copies."""
+    desk = Desk().heard()
+    desk.service(ANN, batch(1))
+    (first,) = [one for one in desk.flush() if isinstance(one, SendPipe)]
+    desk.agent.unsent(0, first.payload)
+    for _ in range(5):
+        desk.service(ANN, batch(2))
+    desk.agent.writable(0)
+    desk.flush()
+    assert [one.number for one in desk.to_pipe(Batch) if isinstance(one, Batch)] == [1, 2]
+    desk.service(ANN, batch(2))
+    desk.flush()
+    assert len(desk.to_pipe(Batch)) == 1
+
+
 def test_answers_go_to_the_client_they_are_for() -> None:
     desk = Desk().heard()
     desk.service(ANN, Hello())
@@ -235,6 +251,21 @@ def test_a_client_that_fell_silent_is_gone() -> None:
         assert desk.now_ms < 20_000
     assert desk.now_ms >= 15_000
     assert "a client is gone without a goodbye" in desk.told()
+
+
+def test_clients_do_not_die_of_a_pause_of_the_sidecar_itself() -> None:
+    """Stopped for a minute, it reads what they said meanwhile before it judges; who is silent then, is
+    gone."""
+    desk = Desk().heard()
+    desk.service(ANN, Hello())
+    desk.service(BOB, Hello())
+    desk.flush()
+    desk.tick(60_000)
+    assert len(desk.agent.clients) == 2
+    for _ in range(20):
+        desk.service(ANN, Heartbeat())
+        desk.tick(1_000)
+    assert [client.incarnation for client in desk.agent.clients.all()] == [ANN]
 
 
 def test_a_client_that_never_said_hello_here_learns_that_this_is_another_process() -> None:
@@ -348,6 +379,15 @@ def test_flipped_bits_and_cut_messages_crash_nothing() -> None:
     desk.service(BOB, Hello())
     desk.flush()
     assert any(isinstance(one, Welcome) for one in desk.to_service(BOB))
+
+
+def test_errors_to_nobody_in_particular_are_counted() -> None:
+    """A pipe that could not read who it answers says so to nobody; a client that says so is nobody."""
+    desk = Desk().heard()
+    desk.pipe(Error(Code.MALFORMED, "no envelope"), to=NOBODY)
+    desk.service(NOBODY, Error(Code.MALFORMED, "me neither"))
+    assert desk.agent.counts == {"pipe_refused": 1, "service_unexpected": 1}
+    assert len(desk.agent.clients) == 0
 
 
 def test_what_a_client_may_not_send_is_refused_by_name() -> None:

@@ -1,0 +1,1 @@
+"""The real core and store on fakes that fail."""
