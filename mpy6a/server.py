@@ -12,7 +12,7 @@ import secrets
 import signal
 import socket as sockets_of_os
 import time
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Container, Hashable, Mapping, Sequence
 from typing import Any, Final
 
 import zmq
@@ -37,6 +37,8 @@ logger = logging.getLogger(__name__)
 
 IDLE_MARK_MS: Final = 50  # so long without work, and the log gets its mark
 _NOBODY: Final = bytes(16)
+_NOBLOCK: Final = int(zmq.NOBLOCK)  # plain ints: an enum's operators cost more than the call
+_SNDMORE_NOBLOCK: Final = int(zmq.SNDMORE) | int(zmq.NOBLOCK)
 
 
 class Server:
@@ -88,12 +90,12 @@ class Server:
         """Bring the state to the log's end. Raises DamagedLog, also for a log whose beginning is gone."""
         if self._log.first_index != 1:
             first = self._log.first_index
-            raise DamagedLog(f"the log begins at index {first}, and nothing here tells what was before: restore a backup")
+            raise DamagedLog(f"the log begins at index {first}; nothing here tells what was before: restore a backup")
         for frame in self._log.replay():
             self.pipe.state.apply(frame)
             frame.decoded = None
 
-    def run(self, ready: bool = True) -> None:
+    def run(self) -> None:
         """Serve until stopped: the opening is logged first, and only then is anything taken in or dialed."""
         pipe, clock = self.pipe, self._clock
         pipe.open(self._policy, clock.monotonic_ms(), clock.wall_ms(), __version__, os.uname().nodename)
@@ -105,9 +107,9 @@ class Server:
         for readable in (self._clients, self._operators, self._dials, self._wake_read):
             poller.register(readable, zmq.POLLIN)
         while not self._stopping:
-            poller.poll(self._wait_ms(clock.monotonic_ms()))
+            ready = {one for one, _ in poller.poll(self._wait_ms(clock.monotonic_ms()))}
             now_ms = clock.monotonic_ms()
-            self._receive(now_ms)
+            self._receive(ready, now_ms)
             self._work(now_ms)
         self._work(clock.monotonic_ms())
 
@@ -147,8 +149,11 @@ class Server:
 
     # ------------------------------------------------------------------ in
 
-    def _receive(self, now_ms: int) -> None:
+    def _receive(self, ready: Container[object], now_ms: int) -> None:
+        """Take what waits at those sockets that poll named: asking the others costs as much as an operation."""
         for door in (self._clients, self._operators):
+            if door not in ready:
+                continue
             malformed: list[bytes] = []
             for identity, payload in drain(door, limits.DRAIN_MESSAGES_MAX, malformed):
                 self._take((door, identity), payload, now_ms)
@@ -156,19 +161,17 @@ class Server:
                     break
             for identity in malformed:
                 self._error((door, identity), Code.MALFORMED, "a message is one frame: an envelope, nothing more")
-        strange: list[bytes] = []
-        for identity, payload in drain(self._dials, limits.DRAIN_MESSAGES_MAX, strange):
-            if payload:
+        if self._dials in ready:
+            strange: list[bytes] = []
+            for identity, payload in drain(self._dials, limits.DRAIN_MESSAGES_MAX, strange):
+                if payload:
+                    self.pipe.count_dropped("spoke_on_dial")
+                else:
+                    self.pusher.probed(identity, now_ms)
+            for _ in strange:
                 self.pipe.count_dropped("spoke_on_dial")
-            else:
-                self.pusher.probed(identity, now_ms)
-        for _ in strange:
-            self.pipe.count_dropped("spoke_on_dial")
-        try:
-            while self._wake_read.recv(64):
-                pass
-        except BlockingIOError:
-            pass  # drained
+        if self._wake_read.fileno() in ready:
+            self._wake_read.recv(64)
 
     def _take(self, sender: tuple[Socket, bytes], payload: bytes, now_ms: int) -> None:
         pipe = self.pipe
@@ -241,8 +244,8 @@ class Server:
     def _send_one(self, socket: Socket, identity: bytes, payload: bytes) -> bool:
         """Nothing that ZeroMQ took counts as sent: whoever waits for this asks again."""
         try:
-            socket.send(identity, zmq.SNDMORE | zmq.NOBLOCK)
-            socket.send(payload, zmq.NOBLOCK, copy=len(payload) < 65_536)
+            socket.send(identity, _SNDMORE_NOBLOCK)
+            socket.send(payload, _NOBLOCK, copy=len(payload) < 65_536)
         except zmq.Again:
             self.pipe.count_dropped("slow_reader")
             return False

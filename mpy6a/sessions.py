@@ -40,7 +40,7 @@ class Sessions:
         self.term = 0  # of the last opening: dispatches carry it in their fence
         self.policy = Policy()
         self.counts: dict[int, int] = {}  # kind << 3 | state -> live sessions
-        self._shards: dict[int, dict[int, Session]] = {}  # by index >> 16: no dict grows big enough to stall
+        self.shards: dict[int, dict[int, Session]] = {}  # by index >> 16: no dict grows big enough to stall; read only
         self._keys: dict[tuple[int, str], int] = {}
         self._owned: dict[bytes, set[int]] = {}  # writer -> OPEN sessions
         self._held: dict[bytes, set[int]] = {}  # target -> REPEATING sessions
@@ -50,22 +50,22 @@ class Sessions:
 
     def find(self, term: int, index: int) -> Session | None:
         """The live session of that id."""
-        shard = self._shards.get(index >> 16)
+        shard = self.shards.get(index >> 16)
         session = shard.get(index) if shard is not None else None
         return session if session is not None and session.term == term else None
 
     def at(self, index: int) -> Session | None:
         """The live session whose New has that log index."""
-        shard = self._shards.get(index >> 16)
+        shard = self.shards.get(index >> 16)
         return shard.get(index) if shard is not None else None
 
     def all(self) -> list[Session]:
         """All live sessions, by index: a copy of references."""
-        return [self._shards[key][index] for key in sorted(self._shards) for index in sorted(self._shards[key])]
+        return [self.shards[key][index] for key in sorted(self.shards) for index in sorted(self.shards[key])]
 
     def live(self) -> int:
         """How many sessions are live."""
-        return sum(map(len, self._shards.values()))
+        return sum(map(len, self.shards.values()))
 
     def owned(self, writer: bytes) -> list[int]:
         """Indexes of the OPEN sessions that this incarnation writes."""
@@ -101,9 +101,9 @@ class Sessions:
     def open(self, session: Session) -> None:
         """Take in what a New made."""
         index, writer = session.index, session.writer
-        shard = self._shards.get(index >> 16)
+        shard = self.shards.get(index >> 16)
         if shard is None:
-            shard = self._shards[index >> 16] = {}
+            shard = self.shards[index >> 16] = {}
         shard[index] = session
         owned = self._owned.get(writer)
         if owned is None:
@@ -140,10 +140,10 @@ class Sessions:
             self._disown(session)
         if session.extra is not None and session.extra.key:
             self._keys.pop((session.kind, session.extra.key), None)
-        shard = self._shards[session.index >> 16]
+        shard = self.shards[session.index >> 16]
         del shard[session.index]
         if not shard:
-            del self._shards[session.index >> 16]
+            del self.shards[session.index >> 16]
         session.state = GONE
 
     # ------------------------------------------------------------------ transitions

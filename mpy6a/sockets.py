@@ -10,9 +10,9 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import zmq
 
@@ -23,7 +23,9 @@ HIGH_WATER_MESSAGES: Final = 10_000  # ZeroMQ's own queues, per peer; beyond it 
 HEARTBEAT_IVL_MS: Final = 500  # a stopped peer is noticed within HEARTBEAT_TIMEOUT_MS
 HEARTBEAT_TIMEOUT_MS: Final = 2_000
 _RCVMORE: Final = int(zmq.RCVMORE)
-_NOBLOCK: Final = zmq.NOBLOCK
+_EVENTS: Final = int(zmq.EVENTS)
+_POLLIN: Final = int(zmq.POLLIN)
+_NOBLOCK: Final = int(zmq.NOBLOCK)  # plain ints: an enum's operators cost more than the call
 
 Socket = zmq.Socket[bytes]
 
@@ -92,19 +94,25 @@ def _bind(socket: Socket, address: str) -> None:
 
 def drain(socket: Socket, most: int, malformed: list[bytes]) -> Iterator[tuple[bytes, bytes]]:
     """(identity, payload) of up to `most` waiting messages of a ROUTER; identities of those with another number of
-    frames go to `malformed`."""
-    recv, more = socket.recv, socket.getsockopt
+    frames go to `malformed`.
+
+    It asks EVENTS before it takes: a recv that finds nothing raises, which costs four times as much as the question.
+    """
+    recv: Callable[[int], bytes] = socket.recv
+    option: Callable[[int], Any] = socket.getsockopt  # an int for both options asked here
     for _ in range(most):
+        if not option(_EVENTS) & _POLLIN:
+            return
         try:
             identity = recv(_NOBLOCK)
         except zmq.Again:
             return
-        if not more(_RCVMORE):
+        if not option(_RCVMORE):
             malformed.append(identity)
             continue
         payload = recv(_NOBLOCK)
-        if more(_RCVMORE):
-            while more(_RCVMORE):
+        if option(_RCVMORE):
+            while option(_RCVMORE):
                 recv(_NOBLOCK)
             malformed.append(identity)
             continue

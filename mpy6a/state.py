@@ -132,7 +132,7 @@ class State:
         groups, results, rows, sessions = batch.groups, applied.results, batch.rows, self.sessions
         client = self.requests.heard(origin, batch.mark, log_ms, len(groups) < len(rows) and has_new(rows))
         decided: dict[tuple[int, int], Session | _Decided] = {}  # groups that need more than one look
-        find = sessions.at
+        shards = sessions.shards
         for position, row in enumerate(rows):
             index, epoch, seq, term, verb, argument, offset, length = row
             if verb == NEW:
@@ -147,14 +147,15 @@ class State:
                 elif key in groups:
                     self._cut_group(batch, position, key, origin, decided)
                 continue
-            session = find(index)
+            shard = shards.get(index >> 16)
+            session = shard.get(index) if shard is not None else None
             if (
                 session is None
                 or session.seq + 1 != seq
                 or session.epoch != epoch
                 or session.writer != origin  # "" in STORED and PARKED, and before the first write of an epoch
                 or session.term != term
-                or key in decided
+                or (decided and key in decided)
             ):
                 verdict = decided.get(key)
                 if verdict is None:
@@ -189,7 +190,8 @@ class State:
                     delivery.grew = True
             if verb == DELETE:
                 sessions.delete(session, log_ms, applied)
-                decided[key] = _Decided([GONE_CODE] * (first + count - 1 - seq))
+                if seq < first + count - 1:
+                    decided[key] = _Decided([GONE_CODE] * (first + count - 1 - seq))
             elif verb == STORE:
                 sessions.store_by_writer(session, argument, change, log_ms, applied)
                 if seq < first + count - 1:

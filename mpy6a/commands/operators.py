@@ -109,7 +109,8 @@ def _list_text(facts: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("id", "kind", "state", "epoch", "recs", "reps", "charges", "age", "why", box=SIMPLE, padding=(0, 1, 0, 0))
+    names = ("id", "kind", "state", "epoch", "recs", "reps", "charges", "age", "why")
+    table = Table(*names, box=SIMPLE, padding=(0, 1, 0, 0))
     for column in table.columns[:-1]:
         column.no_wrap = True
     for session in facts["sessions"]:
