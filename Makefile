@@ -15,7 +15,7 @@ PYTHONS := $(or $(PYTHON),python3 python3.14 python3.13 python3.12 python3.11)
 SHIPPED := $(shell find mpy6a sidecar schemas configs -type f -not -name '*.pyc' 2>/dev/null)
 # pyenv hides the interpreters that are not selected behind shims that fail; tox is told where they really are.
 PYENV := $(or $(PYENV_ROOT),$(shell command -v pyenv >/dev/null 2>&1 && pyenv root))
-HIDDEN := $(foreach minor,11 12 13 14,$(lastword $(wildcard $(PYENV)/versions/3.$(minor).*/bin/python3.$(minor))))
+HIDDEN := $(strip $(foreach minor,11 12 13 14,$(lastword $(wildcard $(PYENV)/versions/3.$(minor).*/bin/python3.$(minor)))))
 DISCOVER := $(if $(HIDDEN),--discover $(HIDDEN))
 
 help:

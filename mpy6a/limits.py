@@ -84,6 +84,8 @@ SYNC_TIMES_KEPT: Final = 1_024  # durations of the last syncs, for `status` and 
 # Sidecar.
 LINK_QUEUE_BYTES_MAX: Final = 64 * MIB  # operations that wait for one pipe in a sidecar; above: BUSY
 CLIENT_QUEUE_BYTES_MAX: Final = 2 * MESSAGE_BYTES_MAX  # of those, from one client: it cannot fill the queue alone
+CONNECTION_CLIENTS_MAX: Final = 256  # incarnations that one connection to a sidecar may speak for; a library has one
+TURN_MS: Final = 20  # what a sidecar reads from one socket before the others get their turn
 HANDED_MAX: Final = 65_536  # sessions whose last run a sidecar remembers, so that no run begins twice
 GONE_TOLD: Final = 3  # heartbeats that repeat that a client is gone: a lost message is made up for
 HELLO_MS: Final = 1_000  # between two hellos to a pipe that does not answer

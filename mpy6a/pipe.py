@@ -122,13 +122,13 @@ class Pipe:
         incarnation = message.incarnation
         match message.type:
             case MessageType.HELLO:
-                self._hear(incarnation, now_ms)
+                self._alive(incarnation, now_ms)
                 self.reply(sender, incarnation, self.welcome(now_ms))
             case MessageType.HEARTBEAT:
                 assert isinstance(value, Heartbeat)
-                self._hear(incarnation, now_ms)
+                self._alive(incarnation, now_ms)
                 for alive in value.alive:
-                    self._hear(alive, now_ms)
+                    self._alive(alive, now_ms)
                 for gone in value.gone:
                     self.gone(gone)
                 self.reply(sender, incarnation, Pong(self.log_ms(now_ms), self.state.term))
@@ -157,6 +157,11 @@ class Pipe:
         log_ms = self.log_ms(now_ms)
         here = PipeInfo(state.pipe, state.term, True, log_ms)
         return Welcome(PROTOCOL_VERSION, role, policy.lease_ms, log_ms, bounds, kinds, (here,), self.incarnation)
+
+    def _alive(self, incarnation: bytes, now_ms: int) -> None:
+        """Its own word, or that of a sidecar that hears it: one that was only silent too long is no longer dead."""
+        self._dead.pop(incarnation, None)
+        self._hear(incarnation, now_ms)
 
     def _hear(self, incarnation: bytes, now_ms: int) -> None:
         if incarnation in self._heard or len(self._heard) < limits.CLIENTS_MAX:

@@ -151,8 +151,7 @@ class Pusher:
 
     def _grant(self, dial: Dial, credit: Iterable[KindCredit]) -> None:
         for kind, sessions, size in credit:
-            before = dial.granted.get(kind, (0, 0))
-            dial.granted[kind] = (max(before[0], sessions), max(before[1], size))
+            dial.granted[kind] = (sessions, size)  # the latest word: a lower total takes back what is not used yet
 
     # ------------------------------------------------------------------ pushing
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import os
 import resource
-import secrets
 import signal
 import socket as sockets_of_os
 import time
@@ -59,7 +58,7 @@ class Server:
         self._segments = log if isinstance(log, SegmentLog) else None
         self._clock = clock
         self._policy = policy
-        self.pipe = Pipe(State(pipe_number), secrets.token_bytes(16), durable=log.durable)
+        self.pipe = Pipe(State(pipe_number), os.urandom(16), durable=log.durable)
         self.pusher = Pusher(self.pipe, log.read, sidecars)
         self._door = AdminDoor(self.pipe, self.pusher, log.read, self._facts)
         self._stopping = False

@@ -7,6 +7,7 @@ step with it, and says what came of it (`Applied`). Source: semantics, "One sess
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterator
 from typing import Any, Final
 
 from mpy6a.errors import Code
@@ -62,6 +63,14 @@ class Sessions:
     def all(self) -> list[Session]:
         """All live sessions, by index: a copy of references."""
         return [self.shards[key][index] for key in sorted(self.shards) for index in sorted(self.shards[key])]
+
+    def after(self, index: int) -> Iterator[Session]:
+        """Live sessions above an index, in order; sorts one shard at a time. Not to be kept over an `apply`."""
+        for key in sorted(key for key in self.shards if key >= index >> 16):
+            shard = self.shards[key]
+            for one in sorted(shard):
+                if one > index:
+                    yield shard[one]
 
     def live(self) -> int:
         """How many sessions are live."""

@@ -28,10 +28,13 @@ PR_SET_PDEATHSIG: Final = 1
 
 
 def main() -> None:
-    """Serves until told to stop. Exit 2: a handler cannot be found; 3: the sidecar does not let it serve."""
+    """Serves until stdin ends. Exit 2: a handler cannot be found; 3: the sidecar does not let it serve."""
     journal.start(os.environ.get("MPY6A_LOG_FORMAT", "text"), os.environ.get("MPY6A_LOG_LEVEL", "info"))
     die_with_parent()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal reaches the sidecar, which drains first
+    # A terminal's Ctrl-C and a supervisor's SIGTERM reach the sidecar too: it drains, and ends this process
+    # after.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     stdin = open(sys.stdin.fileno(), "rb", buffering=0, closefd=False)  # noqa: SIM115  # open as long as this process
     told = json.loads(stdin.readline())
     sys.path[:0] = told["path"]
@@ -68,11 +71,10 @@ def die_with_parent() -> None:
 
 
 async def serve(door: str, handlers: list[Callable[..., object]], concurrency: int, stdin: RawIOBase) -> None:
-    """Serves the handlers over the door until SIGTERM or the end of stdin."""
+    """Serves the handlers over the door until the end of stdin."""
     loop = asyncio.get_running_loop()
     async with mpy6a.AsyncPipe(door, name="python handlers") as pipe:
         serving = loop.create_task(pipe.serve(*handlers, concurrency=concurrency))
-        loop.add_signal_handler(signal.SIGTERM, serving.cancel)
         loop.add_reader(stdin, _read, loop, stdin, serving)
         try:
             await serving

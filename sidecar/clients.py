@@ -64,12 +64,16 @@ class Clients:
         own."""
         client = self._by_incarnation.get(incarnation)
         if client is None:
-            if len(self._by_incarnation) >= limits.CLIENTS_MAX or (beats and incarnation in self._left):
+            if beats and incarnation in self._left:
+                return None
+            if len(self._by_incarnation) >= limits.CLIENTS_MAX or not self._has_room(identity):
                 return None
             self._left.pop(incarnation, None)
             client = self._by_incarnation[incarnation] = Client(incarnation, identity, now_ms, principal)
             self._by_identity.setdefault(identity, set()).add(incarnation)
         elif client.identity != identity and not beats:
+            if not self._has_room(identity):
+                return None
             self._leave(client)
             client.identity = identity
             client.principal = principal
@@ -116,6 +120,10 @@ class Clients:
     def silent(self, since_ms: int) -> list[Client]:
         """Those not heard after `since_ms`."""
         return [client for client in self._by_incarnation.values() if client.heard_ms <= since_ms]
+
+    def _has_room(self, identity: bytes) -> bool:
+        """One connection cannot use up the room for all."""
+        return len(self._by_identity.get(identity, ())) < limits.CONNECTION_CLIENTS_MAX
 
     def _leave(self, client: Client) -> None:
         there = self._by_identity.get(client.identity)

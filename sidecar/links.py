@@ -77,6 +77,11 @@ class Link:
     def info(self, now_ms: int) -> PipeInfo:
         return PipeInfo(self.pipe, self.term, self.live(now_ms), self.log_ms)
 
+    def tell_gone(self, incarnation: bytes) -> None:
+        """With the next heartbeats; what is over their bound, the pipe learns by the end of its lease."""
+        if len(self.gone) < limits.CLIENTS_MAX:
+            self.gone[incarnation] = limits.GONE_TOLD
+
     def say(self, message: bytes) -> None:
         """Queues a message of the sidecar's own; it goes before those of clients."""
         self._own.append(message)

@@ -22,7 +22,7 @@ from mpy6a import limits
 logger = logging.getLogger(__name__)
 
 SETTLED_S: Final = 30.0  # a process that lived this long starts again without a wait
-CLOSE_S: Final = 2.0  # between SIGTERM and SIGKILL once nothing runs any more
+CLOSE_S: Final = 2.0  # from the end of its stdin to SIGKILL; nothing runs any more then
 
 
 class PythonHandlers:
@@ -63,7 +63,7 @@ class PythonHandlers:
         process, ended = self._process, self._ended
         if process is None or ended is None:
             return
-        process.terminate()
+        _close_stdin(process)  # the child's sign to leave
         try:
             await asyncio.wait_for(ended.wait(), CLOSE_S)
         except TimeoutError:
@@ -112,11 +112,15 @@ def _watch(loop: asyncio.AbstractEventLoop, process: subprocess.Popen[bytes], en
         loop.remove_reader(descriptor)
         os.close(descriptor)
         process.wait()
-        if process.stdin is not None:
-            try:
-                process.stdin.close()
-            except BrokenPipeError:
-                pass  # nobody reads it any more
+        _close_stdin(process)
         ended.set()
 
     loop.add_reader(descriptor, readable)
+
+
+def _close_stdin(process: subprocess.Popen[bytes]) -> None:
+    assert process.stdin is not None
+    try:
+        process.stdin.close()
+    except BrokenPipeError:
+        pass  # nobody reads it any more

@@ -73,6 +73,7 @@ class Runner:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_ms = 0
         self._turn_scheduled = False
+        self._failure: Exception | None = None
         self._reported: Counter[str] = Counter()
         self._stopping = asyncio.Event()
         self._hurried = asyncio.Event()
@@ -94,8 +95,11 @@ class Runner:
             logger.info("serving", extra={"facts": facts})
             report = self._loop.create_task(self._report_forever())
             await self._stopping.wait()
-            await self._drain()
+            if self._failure is None:
+                await self._drain()
             report.cancel()
+            if self._failure is not None:
+                raise self._failure
         finally:
             for descriptor in descriptors:
                 self._loop.remove_reader(descriptor)
@@ -125,6 +129,14 @@ class Runner:
 
     def _turn(self) -> None:
         self._turn_scheduled = False
+        try:
+            self._work()
+        except Exception as error:  # noqa: BLE001 -- a bug of ours: better a sidecar that ends than one that hangs
+            self._failure = error
+            self._stopping.set()
+            self._hurried.set()
+
+    def _work(self) -> None:
         now_ms = self._clock.monotonic_ms()
         self._read(now_ms)
         if now_ms >= self._agent.deadline():
@@ -140,10 +152,16 @@ class Runner:
         agent, doors = self._agent, self._doors
         for number in doors.connected():
             agent.connected(number, now_ms)
+        end_ms = self._clock.monotonic_ms() + limits.TURN_MS
         for identity, payload, principal in doors.from_service(self._peers):
             agent.from_service(identity, payload, now_ms, principal)
+            if self._clock.monotonic_ms() >= end_ms:
+                break
+        end_ms = self._clock.monotonic_ms() + limits.TURN_MS
         for payload in doors.from_dials():
             agent.from_dial(payload, now_ms)
+            if self._clock.monotonic_ms() >= end_ms:
+                break
         for link in agent.links:
             for payload in doors.from_pipe(link.number):
                 agent.from_pipe(link.number, payload, now_ms)

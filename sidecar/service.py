@@ -71,7 +71,7 @@ class ServiceSide:
         self._handing.left(client, died=died, now_ms=now_ms)
         self._clients.forget(client)
         for link in self._links:
-            link.gone[client.incarnation] = limits.GONE_TOLD
+            link.tell_gone(client.incarnation)
         if died:
             self.told.append(Told("warning", "a client is gone without a goodbye", {"name": client.name}))
 
@@ -97,11 +97,10 @@ class ServiceSide:
             return
         beats = message.type == MessageType.HEARTBEAT
         client = self._clients.heard(message.incarnation, identity, principal, now_ms, beats=beats)
-        if client is None and beats:
-            self._counts["service_late_beat"] += 1
-        elif client is None:
-            self._counts["service_too_many"] += 1
-            self._refuse(identity, message.incarnation, Code.BUSY, "too many clients here", message.type)
+        if client is None:
+            self._counts["service_late_beat" if beats else "service_too_many"] += 1
+            if not beats:
+                self._refuse(identity, message.incarnation, Code.BUSY, "too many clients here", message.type)
         elif message.type == MessageType.GOODBYE:
             self.gone(client, died=False, now_ms=now_ms)
         elif beats:

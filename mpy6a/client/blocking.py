@@ -46,9 +46,10 @@ class Calls(Protocol):
 class WriterCalls:
     """A session's operations through the thread of its Pipe."""
 
-    __slots__ = ("_driver", "_writer")
+    __slots__ = ("_driver", "_pipe", "_writer")
 
-    def __init__(self, driver: BlockingDriver, writer: Writer[Waiter]) -> None:
+    def __init__(self, pipe: Pipe, driver: BlockingDriver, writer: Writer[Waiter]) -> None:
+        self._pipe = pipe  # held: a pipe object that is dropped says goodbye
         self._driver = driver
         self._writer = writer
 
@@ -113,7 +114,7 @@ class Pipe:
         session = driver.new(kind, record, extra)
         name = kind if isinstance(kind, str) else driver.connection.kind_name(kind)
         writer = driver.connection.open(session)
-        return Session(WriterCalls(driver, writer), session, name, writer.epoch)
+        return Session(WriterCalls(self, driver, writer), session, name, writer.epoch)
 
     def serve(self, *handlers: Callable[..., object], concurrency: int = 32) -> None:
         """Serves the kinds of these handlers in the calling thread until `close` or KeyboardInterrupt; as

@@ -61,7 +61,7 @@ class Exchange(Generic[T]):
         self.unanswered = 0
         self.unanswered_bytes = 0
         self.late_acks = 0
-        self._timeout_ms = timeout_ms
+        self.timeout_ms = timeout_ms
         self._outbox: Outbox[T] = Outbox(incarnation, pipe)
         self._in_flight: dict[int, InFlight[T]] = {}
         self._held_until_ms = 0  # nothing new is packed before, by the pipe's BUSY
@@ -207,16 +207,16 @@ class Exchange(Generic[T]):
         """Tokens whose operation has no answer within the timeout, each once. A New that was never sent is
         withdrawn; every other operation keeps its place and is still resent, and may complete later all the
         same."""
-        if now_ms < self._timeout_check_ms or self._timeout_ms is None:
+        if now_ms < self._timeout_check_ms or self.timeout_ms is None:
             return []
-        called_by_ms = now_ms - self._timeout_ms
+        called_by_ms = now_ms - self.timeout_ms
         expired: list[Completion[T]] = []
         oldest = min(
             self._expire_in_flight(called_by_ms, expired),
             self._expire_waiting(called_by_ms, expired),
             self._expire_news(called_by_ms, expired),
         )
-        self._timeout_check_ms = NEVER if oldest == NEVER else oldest + self._timeout_ms
+        self._timeout_check_ms = NEVER if oldest == NEVER else oldest + self.timeout_ms
         return expired
 
     def fail_all(self, error: Mpy6aError) -> list[Completion[T]]:
@@ -262,8 +262,8 @@ class Exchange(Generic[T]):
         self.unanswered_bytes -= record_bytes
 
     def _watch(self, now_ms: int) -> None:
-        if self._timeout_ms is not None:
-            self._timeout_check_ms = now_ms + self._timeout_ms
+        if self.timeout_ms is not None:
+            self._timeout_check_ms = now_ms + self.timeout_ms
 
     def _closed(self, writer: Writer[T]) -> Mpy6aError:
         if writer.final is not None:
@@ -472,7 +472,7 @@ class Exchange(Generic[T]):
         return news[0].called_ms if news else NEVER
 
     def _outcome_unknown(self) -> errors.OutcomeUnknown:
-        seconds = (self._timeout_ms or 0) / 1000
+        seconds = (self.timeout_ms or 0) / 1000
         return errors.OutcomeUnknown(
             f"no answer from pipe {self.pipe} in {seconds:g} s: the operation keeps its place and is still "
             f"resent; it may be applied later{self._why()}"

@@ -34,8 +34,12 @@ class Heartbeat:
 
     def stop(self) -> None:
         """No heartbeat is sent after it returns."""
-        self._stop.set()
+        self.forget()
         self._thread.join()
+
+    def forget(self) -> None:
+        """Stops soon, without anybody waiting for it."""
+        self._stop.set()
 
     def _run(self) -> None:
         # Nothing is queued while nobody is there: a heartbeat says "now".

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import weakref
 from collections.abc import Callable
 from typing import Protocol
 
@@ -97,6 +98,8 @@ class LoopLine:
 
     def keep_alive(self, incarnation: bytes, lease_ms: int) -> None:
         self._heartbeat = Heartbeat(self._address, incarnation, lease_ms, self._link.context)
+        # Its thread holds no line: with a pipe object that is forgotten the lease ends too.
+        weakref.finalize(self, self._heartbeat.forget).atexit = False
 
     def close(self, goodbye: bytes) -> None:
         if self.closed:

@@ -4,6 +4,7 @@ went."""
 from __future__ import annotations
 
 import struct
+import weakref
 from typing import Final
 
 import zmq
@@ -59,6 +60,9 @@ class Link:
         self.fd = int(self.socket.getsockopt(zmq.FD))
         self.monitor_fd = int(self._monitor.getsockopt(zmq.FD))
         self.socket.connect(address)
+        # When it is forgotten rather than closed: a context that is collected with open sockets waits for ever.
+        self._forgotten = weakref.finalize(self, _let_go, self.socket, self._monitor)
+        self._forgotten.atexit = False
 
     def send(self, messages: list[bytes]) -> None:
         """Hands each message to ZeroMQ, or drops and counts it when ZeroMQ's queue is full."""
@@ -102,8 +106,13 @@ class Link:
         if self.socket.closed:
             return
         self.changes()
-        self.socket.disable_monitor()
-        self._monitor.close(0)
-        self.socket.close(linger_ms if self._up else 0)
+        self._forgotten.detach()
+        _let_go(self.socket, self._monitor, linger_ms if self._up else 0)
         if self._owns_context:
             self.context.term()
+
+
+def _let_go(socket: zmq.Socket[bytes], monitor: zmq.Socket[bytes], linger_ms: int = 0) -> None:
+    socket.disable_monitor()
+    monitor.close(0)
+    socket.close(linger_ms)

@@ -100,7 +100,7 @@ def list_(
         found.extend(page["sessions"])
         if not page["more"] or len(found) >= limit:
             break
-        arguments["after"] = int(found[-1]["id"].rpartition(".")[2])
+        arguments["after"] = page["after"]
     _show(as_json, {"sessions": found, "more": page["more"], "live": page["live"]}, _list_text)
 
 

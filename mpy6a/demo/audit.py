@@ -37,6 +37,11 @@ class Facts:
     fenced: dict[str, int]  # requests with an older fence turned away, by service
 
     @property
+    def begun(self) -> int:
+        """Rows that the client began: each ended in one of four ways."""
+        return self.done + self.refused + self.left + self.killed
+
+    @property
     def recoveries(self) -> int:
         """Sessions that their client did not end and a handler did, one way or the other."""
         return sum(self.finished.values()) + sum(self.undone.values())

@@ -93,6 +93,7 @@ def middleware(
         if draw.fault is Fault.REFUSE:
             return web.json_response({"error": "refused by the schedule of faults"}, status=503)
         if draw.fault is Fault.HANG:
+            await request.read()  # kept by the request; once the caller has hung up, its body can no longer be read
             await sleep(draw.hang_ms / 1000)
         answer = await handler(request)
         if draw.fault is Fault.MUTE and request.transport is not None:

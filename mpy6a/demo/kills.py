@@ -12,19 +12,22 @@ OTHERS: Final = ("client", "users", "search", "sidecar-users", "sidecar-search")
 PROCESSES: Final = ("pipe", *OTHERS)
 
 DOWN_MS: Final = (50, 600)  # a supervisor that is quick, and one that is not
+OUTAGE_GAP_MS: Final = (50, 500)  # into an outage: before what was killed is up again
+OUTAGE_SHARE: Final = 0.4  # of the kills; were it all of them, nothing would ever be at work to be hit
 
 
 @dataclass(frozen=True, slots=True)
 class Kill:
-    """One SIGKILL: `gap_ms` after the one before, at the earliest when its target is up and at work."""
+    """One SIGKILL, `gap_ms` after work goes on again, or `in_outage` after the kill before; of a target that is up."""
 
     name: str
     gap_ms: int
     down_ms: int
+    in_outage: bool = False
 
 
 def schedule(seed: int, span_ms: int) -> list[Kill]:
-    """All kills of a run, spread over about `span_ms`; the client's come in its first two thirds.
+    """All kills of a run, with about `span_ms` of undisturbed work between them; the client's come in the first half.
 
     The client is done when all rows are begun, and a process that is done can no longer be killed in its
     work.
@@ -33,8 +36,14 @@ def schedule(seed: int, span_ms: int) -> list[Kill]:
     order = ["pipe"] * PIPE_KILLS + [name for name in OTHERS if name != "client"] * OTHER_KILLS
     draw.shuffle(order)
     total = len(order) + OTHER_KILLS
-    places = sorted(draw.sample(range(1, total * 2 // 3), OTHER_KILLS))
+    places = sorted(draw.sample(range(1, total // 2), OTHER_KILLS))
     for place in places:
         order.insert(place, "client")
-    gap = span_ms / total
-    return [Kill(name, round(gap * draw.uniform(0.5, 1.5)), draw.randint(*DOWN_MS)) for name in order]
+    gap_ms = span_ms / (total * (1 - OUTAGE_SHARE))
+    return [_kill(draw, name, gap_ms, first=place == 0) for place, name in enumerate(order)]
+
+
+def _kill(draw: random.Random, name: str, gap_ms: float, *, first: bool) -> Kill:
+    in_outage = draw.random() < OUTAGE_SHARE and not first
+    after_ms = draw.randint(*OUTAGE_GAP_MS) if in_outage else round(gap_ms * draw.uniform(0.5, 1.5))
+    return Kill(name, after_ms, draw.randint(*DOWN_MS), in_outage)

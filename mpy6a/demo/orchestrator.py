@@ -18,14 +18,13 @@ from mpy6a.demo.place import SIDECARS, Place
 from mpy6a.demo.processes import Child
 from mpy6a.demo.service import STATS_PATH
 from mpy6a.demo.show import InFlight, Progress
-from mpy6a.demo.watch import Live, list_live
+from mpy6a.demo.watch import Live
 from mpy6a.errors import CannotStart, Unavailable
 
 TICK_S: Final = 0.03
 SHOW_EVERY_S: Final = 0.5
 START_S_MAX: Final = 30.0  # for all processes to be up at the beginning, on a machine that is busy
-POLL_EVERY_S: Final = 2.0  # asking costs an interpreter's start, and the cores are needed
-SETTLE_POLL_EVERY_S: Final = 0.5
+CALM_S_MAX: Final = 10.0  # for a row to be done once everybody is up; with --fail 1 none ever is
 RUN_S_MAX: Final = 300.0  # until the client is done and everybody was killed
 SETTLE_S_MAX: Final = 90.0  # from the client's end until no session is live
 QUIET_S_MAX: Final = 15.0  # from then until the last request that hangs has ended (10 s at most)
@@ -33,6 +32,7 @@ STOP_GRACE_S: Final = 3.0
 
 CLIENT_SPAN_S: Final = 20.0  # the client is paced to need about this long, so that the kills hit it at work
 CLIENT_RATE_MIN: Final = 4.0  # users a second; fewer users take less long
+UNDISTURBED: Final = 0.75  # of that time; the rest, and what the restarts add, are outages
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +70,9 @@ class Watching(Protocol):
     def poll(self) -> None:
         """Take the answer if it is there, and ask anew; never waits."""
 
+    def list_live(self) -> list[str]:
+        """Live sessions as lines for the audit."""
+
     def close(self) -> None:
         """Ask no more."""
 
@@ -89,11 +92,12 @@ class Orchestrator:
         self._wanted, self._place, self._progress = wanted, place, progress
         self._children, self._kills = children, list(planned)
         self._restarts: dict[str, float] = {}
+        self._coming: set[str] = set()  # started, and not seen up yet
+        self._up: tuple[float, int] | None = None  # everybody is up since then, and the journal's length at that moment
+        self._calm_s: float | None = None  # since then rows are done again
         self._hits: list[InFlight] = []
         self._watch = watch
         self._began_s = self._last_kill_s = self._shown_s = time.monotonic()
-        self._polled_s = self._began_s
-        self._poll_every_s = POLL_EVERY_S
         self._journal_bytes = 0
         self._counts: dict[str, int] = {}
         self._client_done = False
@@ -113,7 +117,7 @@ class Orchestrator:
             self._place.database("users"),
             self._place.database("search"),
             self._place.journal,
-            list_live(self._place) if live.total else [],
+            self._watch.list_live() if live.total else [],
         )
         lacking = missing(self._wanted, found.facts, self._hits)
         found = audit.Audit((*found.findings, *lacking), found.facts)
@@ -123,8 +127,9 @@ class Orchestrator:
         """End every process, all at once; then what outlived its parents."""
         for child in self._children.values():
             child.ask_to_stop()
+        end_s = time.monotonic() + STOP_GRACE_S
         for child in self._children.values():
-            child.stop(STOP_GRACE_S)
+            child.stop(max(0.0, end_s - time.monotonic()))
         processes.end_leftovers(self._place.token)
         self._watch.close()
 
@@ -147,7 +152,6 @@ class Orchestrator:
 
     def _settle(self) -> Live:
         """Wait until the pipe says that no session is live (or only parked ones are); the last it said."""
-        self._poll_every_s = SETTLE_POLL_EVERY_S
         begun_s = time.monotonic()
 
         def fresh() -> Live | None:
@@ -177,6 +181,7 @@ class Orchestrator:
         for name in [name for name, due_s in self._restarts.items() if due_s <= now_s]:
             del self._restarts[name]
             self._begin(name)
+        self._look(now_s)
         self._kill_next(now_s)
         if now_s - self._shown_s >= SHOW_EVERY_S:
             self._shown_s = now_s
@@ -195,15 +200,35 @@ class Orchestrator:
                 continue
             raise Unavailable(f"{name} ended by itself with {code}\n{child.tail}")
 
+    def _look(self, now_s: float) -> None:
+        """Notice who is up, and when rows are done again after the last kill."""
+        coming = {name: self._children[name] for name in self._coming}
+        self._coming = {name for name, child in coming.items() if child.exit_code is None and not child.up}
+        if self._coming or self._restarts:
+            if now_s - self._last_kill_s > START_S_MAX:
+                late = sorted(self._coming)
+                raise Unavailable(f"not up after {START_S_MAX:.0f} s: {', '.join(late)}\n" + self._tails(late))
+            return
+        if self._up is None:
+            self._up = now_s, journal.whole_bytes(self._place.journal)
+        up_s, up_bytes = self._up
+        if self._calm_s is None and (
+            self._client_done
+            or now_s - up_s > CALM_S_MAX
+            or any(entry.phase == "done" for entry in journal.read(self._place.journal, up_bytes))
+        ):
+            self._calm_s = now_s
+
     def _kill_next(self, now_s: float) -> None:
         """Carry out the next kill of the schedule when its time has come and its target is at work."""
-        if not self._kills or now_s - self._last_kill_s < self._kills[0].gap_ms / 1000:
+        if not self._kills:
             return
         kill = self._kills[0]
+        since_s = self._last_kill_s if kill.in_outage else self._calm_s
+        if since_s is None or now_s - since_s < kill.gap_ms / 1000:
+            return
         child = self._children[kill.name]
         if not child.up or (kill.name == "client" and not self._client_at_work()):
-            if now_s - self._last_kill_s > kill.gap_ms / 1000 + START_S_MAX:
-                raise Unavailable(f"{kill.name} is not up again after {START_S_MAX:.0f} s\n{child.tail}")
             return
         del self._kills[0]
         hit = self._in_flight(kill.name)
@@ -211,11 +236,13 @@ class Orchestrator:
         self._hits.append(hit)
         self._last_kill_s = now_s
         self._restarts[kill.name] = now_s + kill.down_ms / 1000
+        self._up = self._calm_s = None
 
     def _begin(self, name: str) -> None:
         if name == "client":
             self._journal_bytes = journal.whole_bytes(self._place.journal)
         self._children[name].start()
+        self._coming.add(name)
 
     def _client_at_work(self) -> bool:
         """Whether this life of the client has begun a row: a kill while it starts would hit nothing."""
@@ -236,9 +263,7 @@ class Orchestrator:
         return all(_requests(self._place, name) == 0 for name in SIDECARS)
 
     def _show(self, now_s: float) -> None:
-        if now_s - self._polled_s >= self._poll_every_s:
-            self._polled_s = now_s
-            self._watch.poll()
+        self._watch.poll()
         states = self._watch.last.states if self._watch.last else {}
         self._counts |= audit.counts(self._place.database("users"), self._place.database("search"))
         self._counts |= {
@@ -255,7 +280,7 @@ class Orchestrator:
 
 def plan(wanted: Wanted) -> list[Kill]:
     """The kills of a run, spread over the time that the client needs."""
-    return schedule(wanted.seed, round(wanted.users / wanted.rate * 1000)) if wanted.kill else []
+    return schedule(wanted.seed, round(wanted.users / wanted.rate * UNDISTURBED * 1000)) if wanted.kill else []
 
 
 def make_children(wanted: Wanted, place: Place) -> dict[str, Child]:

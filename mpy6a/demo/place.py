@@ -41,6 +41,10 @@ class Place:
     def pipe_config(self) -> Path:
         return self.directory / "pipe.yaml"
 
+    @property
+    def admin(self) -> str:
+        return f"ipc://{self.directory / 'admin.sock'}"
+
     def sidecar_config(self, name: str) -> Path:
         return self.directory / f"sidecar-{name}.yaml"
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.util
 import random
+import shlex
 import shutil
 import signal
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Final
@@ -21,6 +25,7 @@ from mpy6a.demo.watch import Watch
 from mpy6a.errors import BadRequest, CannotStart, Unavailable
 
 BAD_ROWS_TOLD: Final = 10
+SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @click.command("demo")
@@ -62,16 +67,36 @@ def demo(
     people = _people(input_file, users)
     chosen = seed if seed is not None else random.SystemRandom().randrange(1 << 31)
     wanted = Wanted(min(users, people), fail, not no_kill, chosen, (input_file or SHIPPED).resolve(), not no_guard)
-    signal.signal(signal.SIGTERM, _end)
+    with _orderly_end():
+        outcome = _run(wanted, handler, keep)
+    click.echo(report(outcome.audit, list(outcome.hits), outcome.elapsed_s, outcome.parked, again(wanted, handler)))
+    if outcome.audit.findings:
+        sys.exit(1)
+
+
+def again(wanted: Wanted, handler: str) -> str:
+    """The command of the same run: the same faults and kills, drawn in the same order."""
+    command = ["mpy6a", "demo", "--users", str(wanted.users), "--fail", f"{wanted.fail:g}", "--seed", str(wanted.seed)]
+    command += ["--handler", handler]
+    command += [] if wanted.kill else ["--no-kill"]
+    command += [] if wanted.guard else ["--no-guard"]
+    command += [] if wanted.input == SHIPPED.resolve() else ["--input", str(wanted.input)]
+    return shlex.join(command)
+
+
+def _run(wanted: Wanted, handler: str, keep: bool) -> Outcome:
+    """The run in a directory of its own; exits with one sentence when there can be none, or it broke off."""
     directory = Path(tempfile.mkdtemp(prefix="mpy6a-demo-"))
-    click.echo(
-        f"{wanted.users} users, --fail {fail}, --seed {chosen}, --handler {handler}"
-        + (", nobody is killed" if no_kill else "")
-        + (", WITHOUT the guard" if no_guard else "")
-        + (f", all files in {directory}" if keep else "")
-    )
     try:
-        outcome = _run(wanted, directory, handler)
+        click.echo(
+            f"{wanted.users} users, --fail {wanted.fail:g}, --seed {wanted.seed}, --handler {handler}"
+            + ("" if wanted.kill else ", nobody is killed")
+            + ("" if wanted.guard else ", WITHOUT the guard")
+            + (f", all files in {directory}" if keep else "")
+        )
+        if importlib.util.find_spec("httpx") is None:
+            raise CannotStart("the demo's client needs httpx: pip install 'mpy6a[demo]'")
+        return _run_in(directory, wanted, handler)
     except CannotStart as error:
         click.echo(f"cannot start: {error}", err=True)
         sys.exit(3)
@@ -81,12 +106,9 @@ def demo(
     finally:
         if not keep:
             shutil.rmtree(directory, ignore_errors=True)
-    click.echo(report(outcome.audit, list(outcome.hits), outcome.elapsed_s, outcome.parked))
-    if outcome.audit.findings:
-        sys.exit(1)
 
 
-def _run(wanted: Wanted, directory: Path, handler: str) -> Outcome:
+def _run_in(directory: Path, wanted: Wanted, handler: str) -> Outcome:
     with Progress() as progress:
         place = places.make(directory, handler)
         children = make_children(wanted, place)
@@ -94,6 +116,7 @@ def _run(wanted: Wanted, directory: Path, handler: str) -> Outcome:
         try:
             return orchestrator.run()
         finally:
+            _ignore_signals()
             orchestrator.close()
 
 
@@ -114,9 +137,26 @@ def _people(path: Path | None, users: int) -> int:
     return len(people)
 
 
+@contextmanager
+def _orderly_end() -> Iterator[None]:
+    """Ctrl-C, SIGTERM and the terminal's end leave through `finally`, so that every process is ended."""
+    before = {number: signal.signal(number, _end) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handled in before.items():
+            signal.signal(number, handled)
+
+
 def _end(number: int, frame: FrameType | None) -> None:
-    """SIGTERM leaves through the same door as Ctrl-C, so that every process is ended."""
+    _ignore_signals()
     sys.exit(128 + number)
+
+
+def _ignore_signals() -> None:
+    """While processes are ended: an impatient second Ctrl-C must not leave any of them behind."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 if __name__ == "__main__":

@@ -50,7 +50,7 @@ class Progress:
 
     def say(self, line: str) -> None:
         """One line that stays."""
-        self.console.print(line, markup=False)
+        self.console.print(line, markup=False, soft_wrap=True)
 
     def show(self, at_s: float, counts: dict[str, int]) -> None:
         """The numbers at this moment; plain lines come every two seconds only."""
@@ -58,7 +58,7 @@ class Progress:
             self._screen.update(_row(at_s, counts))
         elif at_s >= self._next_line_s:
             self._next_line_s = at_s + PLAIN_EVERY_S
-            self.say(f"{at_s:5.1f}s  " + "  ".join(f"{name} {counts.get(name, 0)}" for name in COLUMNS))
+            self.say(f"{at_s:5.1f} s  " + "  ".join(f"{name} {counts.get(name, 0):>3}" for name in COLUMNS))
 
 
 def _row(at_s: float, counts: dict[str, int]) -> Table:
@@ -69,50 +69,50 @@ def _row(at_s: float, counts: dict[str, int]) -> Table:
     return table
 
 
-def report(audit: Audit, hits: list[InFlight], elapsed_s: float, parked: int) -> str:
-    """The audit's table and what it found, as text that looks the same on a terminal and in a file."""
+def report(audit: Audit, hits: list[InFlight], elapsed_s: float, parked: int, again: str) -> str:
+    """The audit's table and what it found, as text that looks the same on a terminal and in a file.
+
+    `again` is the command that runs the same schedules of faults and kills once more.
+    """
     facts = audit.facts
-    ended = (
-        f"{facts.done} done, {facts.refused} refused (nickname taken), {facts.left} left by an error, "
-        f"{facts.killed} cut off by a kill of the client"
-    )
-    lines = [
-        ("users", f"{facts.users} in A, {facts.indexed} in B"),
-        ("orphans", str(facts.orphans)),
-        ("rows", ended),
-        ("recoveries", str(facts.recoveries)),
-        ("  finished", _by(facts.finished)),
-        ("  undone", _by(facts.undone)),
-        ("repeats", str(facts.repeats)),
-        ("fenced", _by(facts.fenced)),
-        ("parked", str(parked)),
-        ("kills", str(len(hits))),
+    ended = f"{facts.done} done, {facts.refused} refused: the nickname is taken"
+    table: list[tuple[str, int, str]] = [
+        ("rows begun", facts.begun, ended),
+        ("  left", facts.left, "by an error of the client's"),
+        ("  cut off", facts.killed, "by a kill of the client"),
+        ("users in A", facts.users, ""),
+        ("users in B", facts.indexed, ""),
+        ("orphans", facts.orphans, "in one and not in the other"),
+        ("recoveries", facts.recoveries, "sessions that a handler ended for its client"),
+        ("  finished", *_by(facts.finished)),
+        ("  undone", *_by(facts.undone)),
+        ("repeats", facts.repeats, ""),
+        ("fences refused", *_by(facts.fenced)),
+        ("parked", parked, ""),
+        ("kills", len(hits), f"{'rows':>6}{'sessions':>10}{'requests':>10}  in flight" if hits else ""),
         *_kills(hits),
-        ("time", f"{elapsed_s:.1f} s"),
     ]
-    wide = max(len(name) for name, _ in lines)
-    told = [f"{name:<{wide}}  {value}" for name, value in lines]
+    wide = max(len(name) for name, _, _ in table)
+    told = [f"{name:<{wide}} {number:>6}   {remark}".rstrip() for name, number, remark in table]
+    told += [f"{'time':<{wide}} {elapsed_s:>6.1f} s", f"{'again':<{wide}}   {again}"]
     told += [f"OFF: {finding}" for finding in audit.findings]
     told.append("audit: every promise kept" if not audit.findings else "audit: FAILED")
     return "\n".join(told)
 
 
-def _kills(hits: list[InFlight]) -> list[tuple[str, str]]:
+def _kills(hits: list[InFlight]) -> list[tuple[str, int, str]]:
     """One line a process: how often it was killed, and what was in flight then, summed."""
-    lines: list[tuple[str, str]] = []
+    lines: list[tuple[str, int, str]] = []
     for name in PROCESSES:
         mine = [hit for hit in hits if hit.name == name]
-        if not mine:
-            continue
-        rows, sessions, requests = (
-            sum(getattr(hit, what) for hit in mine) for what in ("rows", "sessions", "requests")
-        )
-        said = f"{len(mine)}, with {rows} rows and {sessions} sessions in flight"
-        lines.append((f"  {name}", said + (f", {requests} requests in it" if requests else "")))
+        if mine:
+            rows, sessions, requests = (
+                sum(getattr(hit, what) for hit in mine) for what in ("rows", "sessions", "requests")
+            )
+            lines.append((f"  {name}", len(mine), f"{rows:>6}{sessions:>10}{requests:>10}"))
     return lines
 
 
-def _by(counted: dict[str, int]) -> str:
-    """12 (users 7, search 5)"""
-    parts = ", ".join(f"{name} {number}" for name, number in sorted(counted.items()))
-    return f"{sum(counted.values())}" + (f" ({parts})" if parts else "")
+def _by(counted: dict[str, int]) -> tuple[int, str]:
+    """The sum, and what it is made of: 12 and `search 5, users 7`."""
+    return sum(counted.values()), ", ".join(f"{name} {number}" for name, number in sorted(counted.items()))

@@ -1,19 +1,18 @@
-"""What the pipe says of its live sessions, asked through the operators' command line as anyone would."""
+"""What the pipe says of its live sessions, asked at its admin door as any operator would ask."""
 
 from __future__ import annotations
 
-import json
-import subprocess
 import time
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, cast
 
+from mpy6a.client.operator import Operator
 from mpy6a.demo.place import Place
-from mpy6a.errors import Unavailable
+from mpy6a.errors import Refused, Unavailable
 
-ANSWER_S_MAX: Final = 15.0  # of one question, start of the interpreter included
-UNREACHABLE: Final = 4  # exit code of the command line while the pipe is down
+ANSWER_S_MAX: Final = 1.0  # a pipe that answers does so in milliseconds; one that was killed is asked again
 
 STATES: Final = ("open", "stored", "repeating", "parked")
 
@@ -40,8 +39,8 @@ class Watch:
     """Asks in the background, one question at a time, so that the kills keep their times."""
 
     def __init__(self, place: Place) -> None:
-        self._place = place
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="watch")
+        self._operator = Operator(place.admin, timeout=ANSWER_S_MAX)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="watch")  # the only one to touch the operator
         self._asked: Future[Live | None] | None = None
         self.last: Live | None = None
 
@@ -51,55 +50,44 @@ class Watch:
             if not self._asked.done():
                 return
             self.last = self._asked.result() or self.last
-        self._asked = self._thread.submit(live_sessions, self._place)
+        self._asked = self._thread.submit(live_sessions, self._operator)
+
+    def list_live(self) -> list[str]:
+        """`list_live` by the same operator; waits for the question under way."""
+        return self._thread.submit(list_live, self._operator).result()
 
     def close(self) -> None:
-        """Wait for the question under way, at most ANSWER_S_MAX."""
-        self._thread.shutdown(wait=True, cancel_futures=True)
+        """Wait for the question under way, at most ANSWER_S_MAX, and ask no more."""
+        self._thread.submit(self._operator.close)
+        self._thread.shutdown(wait=True)
 
 
-def live_sessions(place: Place) -> Live | None:
-    """How many sessions are live; None while the pipe cannot be asked. Raises `Unavailable` as `_ask`
-    does."""
+def live_sessions(operator: Operator) -> Live | None:
+    """How many sessions are live; None while the pipe is down. Raises `Unavailable` when it refuses to say."""
     asked_s = time.monotonic()
-    answer = _ask(place, "status")
-    return None if answer is None else count(answer, asked_s)
+    status = _ask(operator, "status")
+    return None if status is None else count(status, asked_s)
 
 
-def list_live(place: Place) -> list[str]:
-    """Every live session as a line for the audit: its id, its state, and why it does not run."""
-    answer = _ask(place, "sessions", "list")
+def list_live(operator: Operator) -> list[str]:
+    """Live sessions (the first hundred) as lines for the audit: id, state, and why it does not run."""
+    answer = _ask(operator, "sessions.list")
     if answer is None:
         return ["(the pipe did not answer)"]
-    listed = json.loads(answer)["sessions"]
-    return [f"{one['id']} ({one['state']}, {one['why']})" for one in listed]
+    sessions = cast(list[dict[str, str]], answer["sessions"])
+    return [f"{one['id']} ({one['state']}, {one['why']})" for one in sessions]
 
 
-def count(answer: bytes, asked_s: float) -> Live:
-    """The counts in the answer to `status --json`."""
-    kinds = json.loads(answer)["kinds"]
-    return Live({state: sum(int(kind[state]) for kind in kinds) for state in STATES}, asked_s)
+def count(status: Mapping[str, object], asked_s: float) -> Live:
+    """The counts in the pipe's status."""
+    kinds = cast(list[dict[str, int]], status["kinds"])
+    return Live({state: sum(kind[state] for kind in kinds) for state in STATES}, asked_s)
 
 
-def _ask(place: Place, *question: str) -> bytes | None:
-    """`mpy6a QUESTION --json` at the run's admin door; None while the pipe is down.
-
-    Raises `Unavailable` with the command's own words when it fails for another reason.
-    """
+def _ask(operator: Operator, verb: str) -> dict[str, object] | None:
     try:
-        ran = subprocess.run(
-            place.command("mpy6a", *question, "--json"),
-            env=place.environment(),
-            cwd=place.directory,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=ANSWER_S_MAX,
-        )
-    except subprocess.TimeoutExpired:
+        return operator.request(verb)
+    except Unavailable:
         return None
-    if ran.returncode == UNREACHABLE:
-        return None
-    if ran.returncode != 0:
-        words = ran.stderr.decode(errors="replace").strip()[-400:]
-        raise Unavailable(f"`mpy6a {' '.join(question)} --json` ended with {ran.returncode}: {words}")
-    return ran.stdout
+    except Refused as error:
+        raise Unavailable(f"the pipe refuses to answer {verb!r}: {error}") from error

@@ -180,6 +180,7 @@ def test_sigterm_lets_handlers_finish_within_their_grace(house: House) -> None:
     house.leave("work", b"slow")
     house.wait(lambda: len(house.notes()) == 1)
     house.sidecar.send_signal(signal.SIGTERM)
+    os.kill(house.notes()[0]["pid"], signal.SIGTERM)  # as a supervisor does that ends the whole group
     house.wait(lambda: "draining" in house.live.said("sidecar.log"))
     assert house.sidecar.poll() is None
     (house.path / "go").touch()

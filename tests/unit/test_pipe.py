@@ -179,6 +179,17 @@ def test_a_dead_client_loses_what_is_applied_later_too() -> None:
     assert found.state == SessionState.STORED
 
 
+def test_a_client_that_was_only_silent_owns_its_new_sessions_again() -> None:
+    """Heard again, by itself or through any sidecar, it is no longer dead: what it makes from then on stays its own."""
+    world = World()
+    world.tell(B, Heartbeat(gone=(A,)))
+    world.tell(B, Heartbeat(alive=(A,)))
+    session = world.new(A)
+    found = world.session(session)
+    assert found is not None
+    assert found.state == SessionState.OPEN
+
+
 def test_a_gone_client_with_many_sessions_is_taken_in_slices() -> None:
     """'Owner gone' goes in bounded slices, and all of them arrive."""
     world = World()

@@ -94,6 +94,18 @@ def test_credit_bounds_what_is_pushed_and_more_credit_lets_more_through() -> Non
     assert [part.number for part in pushes(world)] == [1, 2, 3]
 
 
+def test_a_lower_total_takes_credit_back() -> None:
+    """A sidecar that drains grants no more than it has used, and gets no more."""
+    world = World()
+    dial = world.sidecar(S, sessions=8)
+    stored(world)
+    world.pass_time(10)
+    world.accept(S, dial, 1, sessions=1)
+    stored(world)
+    world.pass_time(10)
+    assert len(pushes(world)) == 1
+
+
 def test_order_of_dispatch_is_due_time_then_place_in_the_log() -> None:
     """`due_ms`, then `stored_index`."""
     world = World()

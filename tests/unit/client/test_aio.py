@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import threading
 from pathlib import Path
@@ -118,15 +119,16 @@ def test_a_timeout_says_that_the_outcome_is_not_known(short_tmp: Path) -> None:
     """The operation keeps its place: the next one waits behind it, and both are applied when the pipe answers."""
 
     async def main(hop: Hop) -> None:
-        async with mpy6a.AsyncPipe(hop.address, timeout=0.05) as pipe:
+        async with mpy6a.AsyncPipe(hop.address) as pipe:
             session = await pipe.new("user-create")
             hop.pipe.lose_acks = 1
+            exchange = pipe.driver().connection.exchange(1)
+            exchange.timeout_ms = 20
             with pytest.raises(mpy6a.OutcomeUnknown, match="keeps its place"):
                 await session.append(b"a")
+            exchange.timeout_ms = 30_000
             later = session.delete()
-            driver = pipe.driver()
-            driver.connection.exchanges[1].resend(0)
-            driver.wake()
+            exchange.resend(0)
             await later
         assert only(hop.pipe).records == [b"a"]
         assert only(hop.pipe).state == "GONE"
@@ -317,3 +319,21 @@ def test_verbs_as_they_arrive(short_tmp: Path) -> None:
 
     with Hop(door(short_tmp)) as hop:
         run(main(hop))
+
+
+@pytest.mark.filterwarnings("ignore:Unclosed context:ResourceWarning")
+def test_a_pipe_that_is_forgotten_is_let_go(short_tmp: Path) -> None:
+    """Neither closed nor referenced after its loop: its sockets and its heartbeats end, and nothing waits for them."""
+
+    async def main(hop: Hop) -> None:
+        await mpy6a.AsyncPipe(hop.address).new("user-create")
+        await asyncio.to_thread(hop.wait_for, lambda fake: bool(fake.named(Heartbeat)))
+
+    with Hop(door(short_tmp)) as hop:
+        run(main(hop))
+        threads = [thread for thread in threading.enumerate() if thread.name == "mpy6a-heartbeat"]
+        gc.collect()
+        for thread in threads:
+            thread.join(5)
+            assert not thread.is_alive()
+        gc.collect()

@@ -335,13 +335,13 @@ def test_no_more_than_the_concurrency_run(short_tmp: Path) -> None:
 
 def test_stopping_drains(short_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No more is taken; running handlers get their grace, then they are cancelled and their sessions given back."""
-    monkeypatch.setattr("mpy6a.limits.DRAIN_GRACE_S", 0.05)
-    slow_began = threading.Event()
+    monkeypatch.setattr("mpy6a.limits.DRAIN_GRACE_S", 0.3)
+    began = threading.Semaphore(0)
 
     @mpy6a.handler("user-create")
     async def handler(repeat: mpy6a.RepeatData) -> None:
+        began.release()
         if repeat.records[0] == b"slow":
-            slow_began.set()
             await asyncio.Event().wait()
         await asyncio.sleep(0.01)
         await repeat.session.delete()
@@ -349,7 +349,8 @@ def test_stopping_drains(short_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> No
     async def main(sidecar: Sidecar) -> None:
         sidecar.push(b"slow")
         sidecar.push(b"quick")
-        assert await asyncio.to_thread(slow_began.wait, 5)
+        for _ in range(2):
+            assert await asyncio.to_thread(began.acquire, True, 5)
 
     sidecar = serve(short_tmp, main, handler)
     assert sidecar.endings() == [

@@ -67,6 +67,7 @@ class Bench:
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     worked_on: asyncio.Event = field(default_factory=asyncio.Event)
     asleep: asyncio.Event = field(default_factory=asyncio.Event)
+    bodies: list[str] = field(default_factory=list)
 
     async def sleep(self, seconds: float) -> None:
         self.slept.append(seconds)
@@ -74,6 +75,7 @@ class Bench:
         await self.wake.wait()
 
     async def work(self, request: web.Request) -> web.Response:
+        self.bodies.append(await request.text())
         self.worked += 1
         self.worked_on.set()
         return web.Response(text="made")
@@ -124,10 +126,10 @@ def test_mute_does_the_work_and_closes_without_an_answer() -> None:
 
 
 def test_hang_does_the_work_long_after_its_caller_went() -> None:
-    """The zombie: the caller has hung up, and the work is done all the same."""
+    """The zombie: the caller has hung up, and the work is done all the same, on the body that it had sent."""
 
     async def script(bench: Bench, session: aiohttp.ClientSession, url: str) -> None:
-        call = asyncio.create_task(session.post(url))
+        call = asyncio.create_task(session.post(url, json={"nickname": "late"}))
         await bench.asleep.wait()
         call.cancel()
         await asyncio.wait([call])
@@ -137,7 +139,7 @@ def test_hang_does_the_work_long_after_its_caller_went() -> None:
         await bench.worked_on.wait()
 
     bench = play([Draw(1, Fault.HANG, 3_250)], script)
-    assert bench.worked == 1
+    assert bench.bodies == ['{"nickname": "late"}']
     assert bench.slept == [3.25]
     assert bench.told == ["fault draw=1 hang 3250ms POST /"]
 

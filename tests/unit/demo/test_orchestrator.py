@@ -8,13 +8,14 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from rich.console import Console
 
+from mpy6a.demo import journal, search, users
 from mpy6a.demo import orchestrator as orchestration
 from mpy6a.demo import place as places
-from mpy6a.demo import search, users
 from mpy6a.demo.kills import PROCESSES, Kill
 from mpy6a.demo.orchestrator import Orchestrator, Wanted, make_children, plan
 from mpy6a.demo.people import SHIPPED
@@ -50,10 +51,10 @@ while True:
     finally:
         c.close()
 """
-# Begins and refuses a row every few milliseconds, and goes on where its last life stopped.
+# Begins and ends a row every few milliseconds, and goes on where its last life stopped.
 CLIENT = """
 import json, sys, time
-path, rows = sys.argv[1], int(sys.argv[2])
+path, rows, done_from = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 try:
     done = len(open(path).readlines()) // 2
 except FileNotFoundError:
@@ -61,7 +62,8 @@ except FileNotFoundError:
 with open(path, "a") as journal:
     for row in range(done + 2, rows + 2):
         entry = {"row": row, "nickname": str(row), "session": "", "user": 0, "why": ""}
-        both = [json.dumps(entry | {"phase": phase}) for phase in ("started", "refused")]
+        ended = "done" if row > done_from else "refused"
+        both = [json.dumps(entry | {"phase": phase}) for phase in ("started", ended)]
         print(*both, sep="\\n", file=journal, flush=True)
         time.sleep(0.02)
 """
@@ -79,11 +81,14 @@ class FakeWatch:
         left = max(0, 2 - self.answers)
         self.last = Live({"open": 0, "stored": left, "repeating": 0, "parked": 0}, time.monotonic())
 
+    def list_live(self) -> list[str]:
+        return []
+
     def close(self) -> None:
         return
 
 
-def stand_ins(place: Place, rows: int) -> dict[str, Child]:
+def stand_ins(place: Place, rows: int, done_from: int = 1 << 30) -> dict[str, Child]:
     """The processes of a run with everything that costs time left out."""
 
     def child(name: str, code: str, *arguments: str) -> Child:
@@ -95,7 +100,7 @@ def stand_ins(place: Place, rows: int) -> dict[str, Child]:
     for name in places.SIDECARS:
         made.append(child(f"sidecar-{name}", LISTEN_UNIX, str(place.sidecar_socket(name))))
         made.append(child(name, SERVE_STATS, str(place.service_ports[name])))
-    made.append(child("client", CLIENT, str(place.journal), str(rows)))
+    made.append(child("client", CLIENT, str(place.journal), str(rows), str(done_from)))
     return {one.name: one for one in made}
 
 
@@ -131,9 +136,9 @@ def test_everybody_is_killed_as_planned_and_the_rows_are_all_ended(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each process is hit while it works and comes back; the end is audited; no process is left."""
-    for interval in ("SHOW_EVERY_S", "POLL_EVERY_S", "SETTLE_POLL_EVERY_S"):
-        monkeypatch.setattr(orchestration, interval, 0.02)
-    planned = [Kill(name, 5, 5) for name in (*PROCESSES, "pipe")]
+    monkeypatch.setattr(orchestration, "SHOW_EVERY_S", 0.02)
+    monkeypatch.setattr(orchestration, "CALM_S_MAX", 0.02)
+    planned = [Kill(name, 5, 5, in_outage=name != "users") for name in (*PROCESSES, "pipe")]
     children = stand_ins(place, rows=40)
     run = orchestrator(place, children, planned)
     try:
@@ -148,6 +153,31 @@ def test_everybody_is_killed_as_planned_and_the_rows_are_all_ended(
     assert outcome.audit.findings == ("no session was recovered: nothing was shown (more users, or a higher --fail)",)
     assert outcome.parked == 0
     assert marked(place) == []
+
+
+class Noting(Child):
+    """Notes, at its kill, how the rows have ended so far."""
+
+    seen: ClassVar[list[str]] = []
+
+    def kill(self) -> None:
+        self.seen.extend(entry.phase for entry in journal.read(self._log.parent / "journal.jsonl"))
+        super().kill()
+
+
+def test_a_kill_waits_until_work_goes_on_after_the_one_before(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Were everybody always down, a SIGKILL would hit nobody at work: rows have to be done in between."""
+    monkeypatch.setattr(orchestration, "SHOW_EVERY_S", 0.02)
+    children = stand_ins(place, rows=60, done_from=40)
+    old = children["search"]
+    children["search"] = Noting("search", old.command, place.environment(), place.log("search"), old.is_up)
+    run = orchestrator(place, children, [Kill("users", 5, 5, in_outage=True), Kill("search", 5, 5)])
+    try:
+        outcome = run.run()
+    finally:
+        run.close()
+    assert [hit.name for hit in outcome.hits] == ["users", "search"]
+    assert "done" in Noting.seen
 
 
 def test_a_process_that_ends_by_itself_ends_the_run_with_its_last_words(place: Place) -> None:

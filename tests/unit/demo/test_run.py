@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
+import importlib.util
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
-from mpy6a.demo import orchestrator, watch
+from mpy6a.demo import orchestrator
 from mpy6a.demo.audit import Facts
 from mpy6a.demo.orchestrator import Wanted
 from mpy6a.demo.people import SHIPPED
-from mpy6a.demo.run import demo
+from mpy6a.demo.run import again, demo
 from mpy6a.demo.show import InFlight
 
 NOTHING = Facts(1, 1, 0, 1, 0, 0, 0, {}, {}, 0, {})
@@ -70,14 +70,18 @@ def test_no_guard_is_there_and_not_advertised() -> None:
     assert "guard" not in shown
 
 
-def test_live_sessions_are_counted_over_all_kinds() -> None:
-    """The pipe's status by kind and state; the parked do not move by themselves."""
-    status = {
-        "kinds": [
-            {"kind": 1, "open": 1, "stored": 2, "repeating": 3, "parked": 4},
-            {"kind": 2, "open": 0, "stored": 0, "repeating": 1, "parked": 0},
-        ]
-    }
-    live = watch.count(json.dumps(status).encode(), 7.0)
-    assert live.states == {"open": 1, "stored": 2, "repeating": 4, "parked": 4}
-    assert (live.total, live.moving, live.asked_s) == (11, 7, 7.0)
+def test_the_command_that_runs_it_again_is_told() -> None:
+    """Everything that the schedules are drawn from, and a file's name as a shell takes it."""
+    assert again(wanted(), "python") == "mpy6a demo --users 500 --fail 0.1 --seed 1 --handler python"
+    mine = Wanted(7, 0.25, False, 3, Path("/tmp/my people.csv"), guard=False)
+    assert again(mine, "http") == (
+        "mpy6a demo --users 7 --fail 0.25 --seed 3 --handler http --no-kill --no-guard --input '/tmp/my people.csv'"
+    )
+
+
+def test_without_httpx_the_demo_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exit 3, before anything is started; nothing is left in the directory of temporary files."""
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    ran = CliRunner().invoke(demo, ["--users", "1", "--seed", "1"])
+    assert ran.exit_code == 3
+    assert "pip install 'mpy6a[demo]'" in ran.output

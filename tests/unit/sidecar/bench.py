@@ -16,7 +16,7 @@ from mpy6a import wire
 from mpy6a.config import HttpAddress, HttpHandler
 from mpy6a.errors import Code
 from mpy6a.messages import Accepted, Ack, Batch
-from mpy6a.model import Op, Result, SessionId
+from mpy6a.model import Op, Result, SessionId, Verb
 from sidecar.http import HttpHandlers
 from sidecar.values import Ended, KindSetup, RunKey, SendPipe, StartRun, StopRun, Wrote
 from tests.unit.sidecar.desk import HTTP, OWN, Desk, part
@@ -172,3 +172,25 @@ async def bench(
     finally:
         await made.handlers.close()
         await runner.cleanup()
+
+
+def run(test: Callable[[], Awaitable[None]]) -> None:
+    async def bounded() -> None:
+        async with asyncio.timeout(20):
+            await test()
+
+    asyncio.run(bounded())
+
+
+def said(ops: list[Op]) -> list[tuple[Verb, int, str]]:
+    return [(Verb(op.verb), op.argument, (op.record or b"").decode()) for op in ops]
+
+
+def answers(
+    status: int, body: bytes = b"", headers: dict[str, str] | None = None
+) -> Callable[..., Awaitable[web.Response]]:
+    async def handle(request: web.Request) -> web.Response:
+        await request.read()
+        return web.Response(status=status, body=body, headers=headers)
+
+    return handle

@@ -231,6 +231,31 @@ def test_a_goodbye_is_told_to_the_pipe_at_once_and_repeated() -> None:
     assert desk.to_pipe(Heartbeat) == [Heartbeat((BOB,), (ANN,))]
 
 
+def test_more_goodbyes_than_one_heartbeat_may_tell(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is over its bound ends by the pipe's own lease; the sidecar goes on."""
+    monkeypatch.setattr(limits, "CLIENTS_MAX", 100)
+    desk = Desk().heard()
+    for number in range(limits.CLIENTS_MAX + 10):
+        desk.service(b"\x02" + number.to_bytes(15, "big"), Goodbye(), identity=b"flood")
+    desk.flush()
+    (beat,) = desk.to_pipe(Heartbeat)
+    assert isinstance(beat, Heartbeat)
+    assert len(beat.gone) == limits.CLIENTS_MAX
+    desk.tick(5_000)
+    assert len(desk.to_pipe(Heartbeat)) == 1
+
+
+def test_one_connection_cannot_use_up_the_room_for_clients() -> None:
+    desk = Desk().heard()
+    for number in range(limits.CONNECTION_CLIENTS_MAX + 10):
+        desk.service(b"\x03" + number.to_bytes(15, "big"), Hello(), identity=b"many")
+    desk.service(ANN, Hello())
+    desk.flush()
+    assert desk.agent.counts["service_too_many"] == 10
+    assert len(desk.agent.clients) == limits.CONNECTION_CLIENTS_MAX + 1
+    assert len(desk.to_service(ANN, Welcome)) == 1
+
+
 def test_a_late_heartbeat_does_not_revive_a_client_that_left() -> None:
     desk = Desk().heard()
     desk.service(ANN, Hello(), Goodbye())
