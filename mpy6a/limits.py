@@ -116,5 +116,6 @@ CLIENT_QUEUE_MESSAGES: Final = 4_096  # ZeroMQ's own queue, each way, of a clien
 ZMQ_HEARTBEAT_MS: Final = 1_000  # ZeroMQ's own pings on a client's socket: they find a dead peer, not a dead program
 ZMQ_HEARTBEAT_TIMEOUT_MS: Final = 5_000
 RECONNECT_MS: Final = 50  # between two attempts to reach the door, doubling up to ..._MAX_MS
-RECONNECT_MAX_MS: Final = 1_000
+RECONNECT_MAX_MS: Final = 250
 GOODBYE_LINGER_MS: Final = 250  # how long a goodbye may take to leave after the socket was closed
+RUN_CHECK_MS: Final = 250  # how late a handler's timeout may be noticed; a scan of HELD_SESSIONS_MAX runs costs 5 ms

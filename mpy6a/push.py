@@ -132,10 +132,20 @@ class Pusher:
         if before is not None and before != incarnation:
             self._pipe.gone(before)
             self._dials.pop(before, None)
+        if before is None:  # the first one of this name since this process began: whoever held for it before is gone
+            for target in self._pipe.state.sessions.targets():
+                if target != incarnation and self._held_for(target, hello.name):
+                    self._pipe.gone(target)
         self._names[hello.name] = incarnation
         dial.name = hello.name
         self._grant(dial, hello.credit)
         self._reconcile(dial, hello.held, now_ms)
+
+    def _held_for(self, target: bytes, name: str) -> bool:
+        """Whether that incarnation was dispatched to under this name: the log has it in every session it holds."""
+        sessions = self._pipe.state.sessions
+        held = sessions.at(next(iter(sessions.held(target)), 0))
+        return held is not None and held.delivery is not None and held.delivery.sidecar == name
 
     def _reconcile(self, dial: Dial, listed: Iterable[SessionEpoch], now_ms: int) -> None:
         """What the log says it holds and it does not is pushed again; what it holds no longer by right is stopped."""

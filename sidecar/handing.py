@@ -13,6 +13,7 @@ from typing import Protocol
 
 from mpy6a import limits
 from mpy6a.client.writer import NEVER
+from mpy6a.errors import Code
 from mpy6a.messages import Ending, KindCredit, RepeatPart, SessionEpoch
 from mpy6a.model import BY_POLICY, AttemptOutcome, Verb
 from sidecar.clients import Client, Clients
@@ -67,6 +68,7 @@ class Handing:
         self._unhealthy: set[int] = set()
         self._fresh: set[int] = set()  # kinds with runs that wait, or with room that came free
         self._unserved: dict[int, int] = {}  # kinds whose runs wait for a service, and until when
+        self._expire_ms = 0  # when runs are next compared with their timeout
 
     @property
     def held(self) -> int:
@@ -209,11 +211,25 @@ class Handing:
             self.end(run, Verb.RELEASE, 0, "the sidecar is stopping", now_ms)
 
     def deadline(self) -> int:
-        """When a run has waited long enough for a service that is not there."""
-        return min(self._unserved.values(), default=NEVER)
+        """When a run has waited long enough for a service that is not there, or has run out of its kind's timeout."""
+        return min(min(self._unserved.values(), default=NEVER), self._expire_ms if len(self.runs) else NEVER)
+
+    def expire(self, now_ms: int) -> None:
+        """Stops and fails what runs at a service for longer than its kind's `timeout` (http runs have their own)."""
+        if now_ms < self._expire_ms:
+            return
+        self._expire_ms = now_ms + limits.RUN_CHECK_MS
+        for run in self.runs.all():
+            if run.stage is not Stage.RUNNING or not run.holder or now_ms < run.until_ms:
+                continue
+            client = self._clients.get(run.holder)
+            if client is not None:
+                self._tell.stop(client, run.key.pipe, Code.FENCED, [run.key.session_epoch])
+            self.end(run, Verb.FAIL, 0, f"no outcome within {self.kinds[run.kind].timeout_ms} ms", now_ms)
 
     def hand_out(self, now_ms: int) -> None:
         """Gives waiting runs to whoever has room; releases those that nobody is there for."""
+        self.expire(now_ms)
         if now_ms >= self.deadline():
             self._fresh.update(self._unserved)
         for kind in list(self._fresh):
@@ -224,6 +240,7 @@ class Handing:
                     self.told.append(StartRun(run.key, setup, whole(self.runs.handed(run, b""))))
                 elif (client := self._clients.least_busy(kind)) is not None:
                     client.running.add(run.key)
+                    run.until_ms = now_ms + setup.timeout_ms
                     self._tell.push(client, run.key, self.runs.handed(run, client.incarnation))
                 elif self._clients.served(kind):
                     break

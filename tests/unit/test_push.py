@@ -210,6 +210,20 @@ def test_a_new_incarnation_under_the_same_name_replaces_the_old_one_at_once() ->
     assert sent == [(S, 2), (T, 3)]
 
 
+def test_a_sidecar_that_died_with_the_pipe_is_replaced_by_its_next_hello() -> None:
+    """Which name an incarnation held under is in the log: after both died, nobody waits for a lease."""
+    world = World()
+    world.sidecar(S)
+    session = stored(world)
+    world.pass_time(10)
+    again = World(log=world.log.restarted())
+    again.sidecar(T)
+    again.pass_time(10)
+    found = again.session(session)
+    assert found is not None
+    assert (found.epoch, found.delivery and found.delivery.target) == (3, T)
+
+
 def test_a_dial_without_accepted_in_time_is_greeted_anew() -> None:
     """Accepted comes at once; without it in time the pipe dials anew."""
     world = World()

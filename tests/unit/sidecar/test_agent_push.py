@@ -338,6 +338,20 @@ def test_sessions_of_a_service_that_died_fail() -> None:
     assert endings(desk) == [(Verb.FAIL, 10, 2, 0)]
 
 
+def test_a_run_over_its_kinds_timeout_is_stopped_and_fails() -> None:
+    """`repeat: timeout` bounds one run of any handler; charged, and its process is told to stop."""
+    desk = Desk().serving().dialed()
+    desk.push(part(10, 1))
+    desk.flush()
+    for _ in range(29):
+        desk.tick(1_000)
+        desk.service(ANN, Heartbeat())
+    assert endings(desk) == []
+    desk.tick(1_000 + limits.RUN_CHECK_MS)
+    assert endings(desk) == [(Verb.FAIL, 10, 2, 0)]
+    assert desk.to_service(ANN, Stop)
+
+
 def test_sessions_of_a_service_that_says_goodbye_are_released_at_once() -> None:
     desk = Desk().serving().dialed()
     desk.push(part(10, 1))
