@@ -109,6 +109,20 @@ def test_the_testing_snippet() -> None:
     asyncio.run(run_snippet(snippet("mpy6a.testing.pipe"))["test_what_is_left_is_finished"]())
 
 
+def test_the_table_has_the_rows_that_the_demo_prints() -> None:
+    """The audit's table in the README is one that the demo of today would print; its numbers differ by run."""
+    from mpy6a.demo import show
+
+    source = Path(show.__file__).read_text()
+    block = re.search(r"^```\n(rows begun.*?)^```$", README, re.DOTALL | re.MULTILINE)
+    assert block is not None
+    names = [re.match(r" *[a-z]+(?:[ -][a-zA-Z]+)*", line) for line in block.group(1).splitlines()]
+    shown = [name.group().strip() for name in names if name is not None]
+    assert len(shown) > 15
+    processes = ("pipe", "client", "users", "search", "sidecar-users", "sidecar-search", "audit")
+    assert [name for name in shown if name not in source and name not in processes] == []
+
+
 @contextlib.contextmanager
 def service(processes: Processes, name: str, port: int, database: Path) -> Iterator[None]:
     """One of the demo's services, answering."""
