@@ -53,11 +53,19 @@ class AdminDoor:
             self._refuse(sender, message, request, refused)
         else:
             if body is not None:
-                self._reply(sender, message, AdminReply(request.number, Code.OK, "", json.dumps(body)))
+                text = json.dumps(body)
+                if len(text) > limits.ADMIN_BYTES_MAX:
+                    sentence = f"the answer takes {len(text)} bytes; at most {limits.ADMIN_BYTES_MAX}: use `limit`"
+                    self._refuse(sender, message, request, BadRequest(sentence))
+                else:
+                    self._reply(sender, message, AdminReply(request.number, Code.OK, "", text))
 
     def _refuse(self, sender: Hashable, message: Message, request: AdminRequest, problem: Refused) -> None:
         sentence = str(problem)[: limits.TEXT_BYTES_MAX]
         self._reply(sender, message, AdminReply(request.number, problem.code or Code.BAD_REQUEST, sentence))
+
+    def _ok(self, sender: Hashable, message: Message, request: AdminRequest, body: dict[str, Any]) -> None:
+        self._reply(sender, message, AdminReply(request.number, Code.OK, "", json.dumps(body)))
 
     def _reply(self, sender: Hashable, message: Message, reply: AdminReply) -> None:
         self._pipe.reply(sender, message.incarnation, reply)
@@ -73,11 +81,15 @@ class AdminDoor:
             case "sessions.show":
                 session = self._session(arguments)
                 return self._describe(session, now_ms) | self._details(session, bool(arguments.get("records")))
+            case "clock.accept":
+                who = str(arguments.get("who", ""))[:128]
+                self._pipe.accept_clock(who, now_ms, lambda _: self._ok(sender, message, request, {"clock": "accepted"}))
+                return None
             case verb if verb.removeprefix("sessions.") in _WORDS:
                 self._say(sender, message, request, arguments, now_ms)
                 return None
         raise BadRequest(
-            f"no verb {request.verb[:40]!r}; there are: status, sessions.list, sessions.show, "
+            f"no verb {request.verb[:40]!r}; there are: status, clock.accept, sessions.list, sessions.show, "
             + ", ".join(f"sessions.{word}" for word in _WORDS)
         )
 
@@ -125,15 +137,19 @@ class AdminDoor:
         if state_name and state_name.upper() not in SessionState.__members__:
             raise BadRequest(f"state {state_name[:20]!r}: allowed are open, stored, repeating, parked")
         number = self._kind(kind) if kind is not None else None
+        if not most:
+            raise BadRequest("limit: found 0, allowed is 1 or more")
         found: list[dict[str, Any]] = []
+        room = limits.ADMIN_BYTES_MAX // 2
         for scanned, session in enumerate(self._pipe.state.sessions.after(after)):
-            if len(found) == most or scanned == SCAN_MAX:
+            if len(found) == most or scanned == SCAN_MAX or room < 0:
                 break  # the loop has others to serve: `after` goes on from here
             after = session.index
             if (not state_name or SessionState(session.state).name == state_name.upper()) and (
                 number is None or session.kind == number
             ):
                 found.append(self._describe(session, now_ms))
+                room -= len(json.dumps(found[-1]))
         else:
             return {"sessions": found, "more": False, "after": after, "live": self._pipe.state.sessions.live()}
         return {"sessions": found, "more": True, "after": after, "live": self._pipe.state.sessions.live()}
@@ -224,8 +240,7 @@ class AdminDoor:
                 sentence = f"{word} does not fit a session that is {state_name}"
                 self._refuse(sender, message, request, BadRequest(sentence))
             else:
-                body = json.dumps({"id": arguments["id"], word: True})
-                self._reply(sender, message, AdminReply(request.number, Code.OK, "", body))
+                self._ok(sender, message, request, {"id": arguments["id"], word: True})
 
         self._pipe.say(admin, now_ms, done)
 

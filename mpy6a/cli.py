@@ -19,6 +19,7 @@ COMMANDS: Final = {
     "serve": ("mpy6a.commands.serve:serve", "Run the pipe."),
     "status": ("mpy6a.commands.operators:status", "The pipe at a glance."),
     "sessions": ("mpy6a.commands.operators:sessions", "List, show, kick and delete live sessions."),
+    "clock": ("mpy6a.commands.operators:clock", "Accept a leap of the machine's clock."),
     "log": ("mpy6a.commands.frames:log", "Verify and dump a log."),
     "config": ("mpy6a.commands.files:config", "Check config files."),
     "bench": ("mpy6a.commands.bench:bench", "Measure this pipe on this machine."),

@@ -33,7 +33,7 @@ from mpy6a.messages import (
     Role,
     Welcome,
 )
-from mpy6a.model import NOBODY, Cause, Proposal, ProposalVerb, Result, SessionState, Verb
+from mpy6a.model import NOBODY, AdminVerb, Cause, Proposal, ProposalVerb, Result, SessionState, Verb
 from mpy6a.policy import Policy
 from mpy6a.sessions import Applied
 from mpy6a.state import LEVEL, VERDICT, State
@@ -71,9 +71,11 @@ class Pipe:
         self._next_index = 1
         self._in_flight: deque[tuple[Frame, Hashable | None, int, Done | None]] = deque()
         self._heard: dict[bytes, int] = {}  # incarnation -> monotonic ms
+        self._heard_by: dict[bytes, bytes] = {}  # client -> the sidecar that said so last
         self._dead: dict[bytes, None] = {}  # said goodbye or known dead, oldest first
         self._gone: deque[bytes] = deque()  # whose sessions are to be stored or released, slice by slice
         self._log_ahead_ms = 0  # log time - monotonic time
+        self._wall_ahead_ms = 0  # wall clock at opening - monotonic time
         self._lapse_check_ms = 0
 
     # ------------------------------------------------------------------ opening
@@ -87,10 +89,12 @@ class Pipe:
         state = self.state
         leap = wall_ms - state.log_ms
         start_ms = max(state.log_ms, 1)
-        if leap > 0 and (state.next_index == 1 or leap <= limits.CLOCK_LEAP_MAX_MS):
+        accepted = wall_ms - state.clock_accepted_ms <= limits.CLOCK_LEAP_MAX_MS
+        self.due.clock_held = state.next_index > 1 and leap > limits.CLOCK_LEAP_MAX_MS and not accepted
+        if leap > 0 and not self.due.clock_held:
             start_ms = wall_ms
-        self.due.clock_held = state.next_index > 1 and leap > limits.CLOCK_LEAP_MAX_MS
         self._log_ahead_ms = start_ms - now_ms
+        self._wall_ahead_ms = wall_ms - now_ms
         self._next_index = state.next_index
         opening = Opening(max(wall_ms, 0), NOBODY, state.term + 1, state.pipe, LEVEL, release, node)
         self._log(FrameType.OPENING, encode_opening(opening), 1, now_ms, term=opening.term)
@@ -99,6 +103,16 @@ class Pipe:
             self._heard[incarnation] = now_ms
         self._lapse_check_ms = now_ms
         self.due.open(self.log_ms(now_ms))
+
+    def accept_clock(self, who: str, now_ms: int, done: Done) -> None:
+        """An operator's word that the wall clock is right: logged, then log time is set forward and dispatch goes on."""
+
+        def accepted(applied: Applied) -> None:
+            self._log_ahead_ms = max(self._log_ahead_ms, self._wall_ahead_ms)
+            self.due.clock_held = False
+            done(applied)
+
+        self.say(Admin(AdminVerb.CLOCK_ACCEPT, who, until_ms=now_ms + self._wall_ahead_ms), now_ms, accepted)
 
     def log_ms(self, now_ms: int) -> int:
         """Log time at a monotonic time."""
@@ -128,9 +142,11 @@ class Pipe:
                 assert isinstance(value, Heartbeat)
                 self._alive(incarnation, now_ms)
                 for alive in value.alive:
-                    self._alive(alive, now_ms)
+                    if alive in self._heard or alive in self._dead or self.state.sessions.owns(alive):
+                        self._alive(alive, now_ms, incarnation)
                 for gone in value.gone:
-                    self.gone(gone)
+                    if self._heard_by.get(gone, incarnation) == incarnation:  # else it moved to another sidecar
+                        self.gone(gone)
                 self.reply(sender, incarnation, Pong(self.log_ms(now_ms), self.state.term))
             case MessageType.GOODBYE:
                 self.gone(incarnation)
@@ -158,10 +174,16 @@ class Pipe:
         here = PipeInfo(state.pipe, state.term, True, log_ms)
         return Welcome(PROTOCOL_VERSION, role, policy.lease_ms, log_ms, bounds, kinds, (here,), self.incarnation)
 
-    def _alive(self, incarnation: bytes, now_ms: int) -> None:
+    def _alive(self, incarnation: bytes, now_ms: int, by: bytes = b"") -> None:
         """Its own word, or that of a sidecar that hears it: one that was only silent too long is no longer dead."""
         self._dead.pop(incarnation, None)
         self._hear(incarnation, now_ms)
+        if incarnation in self._heard:
+            self._heard_by[incarnation] = by or incarnation
+
+    def hear_sidecar(self, incarnation: bytes, now_ms: int) -> None:
+        """A sidecar that the config names said hello: its lease runs, however many clients are heard."""
+        self._heard[incarnation] = now_ms
 
     def _hear(self, incarnation: bytes, now_ms: int) -> None:
         if incarnation in self._heard or len(self._heard) < limits.CLIENTS_MAX:
@@ -170,6 +192,7 @@ class Pipe:
     def gone(self, incarnation: bytes) -> None:
         """A fact about an incarnation: it is dead, and what it owns or will turn out to own waits for nobody."""
         self._heard.pop(incarnation, None)
+        self._heard_by.pop(incarnation, None)
         self._dead[incarnation] = None
         if len(self._dead) > limits.CLIENTS_MAX:
             del self._dead[next(iter(self._dead))]
@@ -185,12 +208,8 @@ class Pipe:
             return
         batch = decode_rows(message.body)
         origin = message.incarnation
-        requests = self.state.requests
-        if requests.kept >= limits.OUTCOMES_MAX or (
-            requests.of(origin) + len(batch.rows) > limits.CLIENT_OUTCOMES_MAX
-            and any(row[4] == NEW for row in batch.rows)
-            and batch.mark <= requests.mark_of(origin)
-        ):
+        made = [row[0] for row in batch.rows if row[4] == NEW] if len(batch.groups) < len(batch.rows) else ()
+        if made and not self.state.requests.has_room(origin, batch.mark, made):
             self.busy(sender, origin, batch.number, now_ms)
             return
         self._hear(origin, now_ms)
@@ -309,6 +328,10 @@ class Pipe:
             due.arm(session)
         if frame.type == FrameType.PROPOSALS:
             due.settle(frame, applied)
+            for proposal in applied.void:  # what a death was the cause of is judged anew on the new change
+                by_death = proposal.verb in (ProposalVerb.OWNER_GONE, ProposalVerb.RELEASE)
+                if by_death and proposal.target not in self._heard and proposal.target not in self._gone:
+                    self._gone.append(proposal.target)
         if sender is not None:
             self._ack(frame, sender, number, applied)
             if self._dead and frame.origin in self._dead:
@@ -339,10 +362,14 @@ class Pipe:
     def tick(self, now_ms: int) -> None:
         """Propose what time has brought: due limits, lapsed leases, what dead incarnations leave behind."""
         if now_ms - self._lapse_check_ms >= LAPSE_CHECK_MS:
+            late_ms = now_ms - self._lapse_check_ms - LAPSE_CHECK_MS
+            if late_ms > self.state.policy.lease_ms // 6:  # this process stood still: what was said is not read yet
+                self._heard = {incarnation: heard_ms + late_ms for incarnation, heard_ms in self._heard.items()}
             self._lapse_check_ms = now_ms
             before = now_ms - self.state.policy.lease_ms
             for incarnation in [i for i, heard_ms in self._heard.items() if heard_ms < before]:
                 del self._heard[incarnation]
+                self._heard_by.pop(incarnation, None)
                 self._gone.append(incarnation)
         proposals = self.due.expired(self.log_ms(now_ms), limits.PROPOSALS_MAX)
         while self._gone and len(proposals) < limits.PROPOSALS_MAX:

@@ -75,8 +75,9 @@ class Pusher:
         self._dials: dict[bytes, Dial] = {}
         self._names: dict[str, bytes] = {}  # sidecar -> incarnation of its last hello
         self._dial_number = 0
-        self._reserved: dict[int, Dial] = {}  # session -> dial whose credit its proposal holds
+        self._reserved: dict[int, tuple[Dial, int, int]] = {}  # session -> dial, kind, bytes that its proposal holds
         self._turn = 0
+        self._more = False  # the last turn left what is ready and has room: its share of the frame was used up
 
     # ------------------------------------------------------------------ connections
 
@@ -104,6 +105,7 @@ class Pusher:
             case Accepted():
                 dial = self._current(message.incarnation, value.dial, value.term)
                 if dial is not None and dial.name:
+                    self._pipe.hear_sidecar(dial.incarnation, now_ms)
                     while dial.waiting and dial.waiting[0][0] <= value.through:
                         dial.waiting.popleft()
                     self._grant(dial, value.credit)
@@ -137,6 +139,7 @@ class Pusher:
                 if target != incarnation and self._held_for(target, hello.name):
                     self._pipe.gone(target)
         self._names[hello.name] = incarnation
+        self._pipe.hear_sidecar(incarnation, now_ms)
         dial.name = hello.name
         self._grant(dial, hello.credit)
         self._reconcile(dial, hello.held, now_ms)
@@ -161,7 +164,8 @@ class Pusher:
 
     def _grant(self, dial: Dial, credit: Iterable[KindCredit]) -> None:
         for kind, sessions, size in credit:
-            dial.granted[kind] = (sessions, size)  # the latest word: a lower total takes back what is not used yet
+            if kind in self._pipe.state.policy.kinds:
+                dial.granted[kind] = (sessions, size)  # the latest word: a lower total takes back what is not used yet
 
     # ------------------------------------------------------------------ pushing
 
@@ -174,10 +178,10 @@ class Pusher:
             if dial is not None and dial.name:
                 self._push(dial, session, now_ms)
         for proposal in applied.void:
-            dial = self._reserved.pop(proposal.index, None)
-            if dial is not None:
-                found = self._pipe.state.session(proposal.term, proposal.index)
-                dial.use(found.kind if found else 0, -1, 0)
+            reserved = self._reserved.pop(proposal.index, None)
+            if reserved is not None:
+                held_by, kind, size = reserved
+                held_by.use(kind, -1, -size)
         for term, index, epoch, target, code in applied.ended:
             dial = self._dials.get(target)
             if code == Code.FENCED and dial is not None:
@@ -190,9 +194,12 @@ class Pusher:
         proposals: list[Proposal] = []
         for place in range(len(kinds)):
             kind = kinds[(place + self._turn) % len(kinds)]
-            fair = max(1, (limits.PROPOSALS_MAX - len(proposals)) // (len(kinds) - place))
-            proposals.extend(self._dispatch(kind, fair))
+            left = limits.PROPOSALS_MAX - len(proposals)
+            if not left:
+                break
+            proposals.extend(self._dispatch(kind, max(1, left // (len(kinds) - place))))
         self._turn += 1
+        self._more = len(proposals) > 0 and any(map(self._could, kinds))
         if proposals:
             pipe.propose(proposals, now_ms)
         self._overdue(now_ms)
@@ -208,7 +215,7 @@ class Pusher:
             dial = max(room, key=lambda one: (room[one], one.number))
             room[dial] -= 1
             dial.use(kind, 1, session.size)
-            self._reserved[session.index] = dial
+            self._reserved[session.index] = (dial, kind, session.size)
             proposals.append(
                 Proposal(
                     ProposalVerb.DISPATCH,
@@ -222,9 +229,19 @@ class Pusher:
             )
         return proposals
 
+    def _could(self, kind: int) -> bool:
+        policy = self._pipe.state.policy.kinds.get(kind)
+        return (
+            policy is not None
+            and kind not in self._pipe.state.paused_kinds
+            and self._pipe.due.ready(kind) > 0
+            and self.has_room(policy.sidecars, kind)
+        )
+
     def _connected(self, sidecars: Iterable[str]) -> list[Dial]:
         dials = ((name, self._dials.get(self._names.get(name, b""))) for name in sidecars)
-        return [dial for name, dial in dials if dial is not None and dial.name == name]
+        heard = self._pipe.is_heard  # a dial may stand for a machine that lost its power: ask the lease too
+        return [dial for name, dial in dials if dial is not None and dial.name == name and heard(dial.incarnation)]
 
     def connected(self, sidecars: Iterable[str]) -> list[str]:
         """Those of the named sidecars that said hello on a dial that stands."""
@@ -244,6 +261,8 @@ class Pusher:
 
     def deadline(self, now_ms: int) -> int | None:
         """Monotonic time at which `turn` has to be called next for what is not answered."""
+        if self._more:
+            return now_ms
         since = [
             dial.waiting[0][1] if dial.waiting else dial.greeted_ms
             for dial in self._dials.values()
@@ -304,8 +323,8 @@ class Pusher:
             queue, dial.queue = dial.queue, []
             while queue:
                 taken, size = 0, 0
-                while taken < min(len(queue), limits.PUSH_SESSIONS_MAX) and (taken == 0 or size <= PUSH_BYTES):
-                    size += sum(map(len, queue[taken].records))
+                while taken < min(len(queue), limits.PUSH_SESSIONS_MAX) and size <= PUSH_BYTES:
+                    size += _weight(queue[taken])
                     taken += 1
                 self._send(dial.incarnation, Push(dial.number, term, dial.incarnation, tuple(queue[:taken])))
                 del queue[:taken]
@@ -324,3 +343,9 @@ class Pusher:
             credit = {str(kind): dial.room(kind) for kind in dial.granted} if live and dial else {}
             facts.append({"name": name, "address": address, "connected": live, "held": held, "credit": credit})
         return facts
+
+
+def _weight(part: RepeatPart) -> int:
+    """An upper bound of the part's bytes in a message."""
+    attempts = sum(128 + limits.LABEL_BYTES_MAX + limits.TEXT_BYTES_MAX for _ in part.attempts)
+    return 2 * limits.KIB + attempts + sum(16 + len(record) for record in part.records)

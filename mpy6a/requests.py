@@ -7,8 +7,10 @@ Outcomes are kept from the highest mark a client named until an hour of log time
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Collection
 from typing import NamedTuple
 
+from mpy6a import limits
 from mpy6a.limits import OUTCOME_KEPT_MS
 
 
@@ -85,6 +87,19 @@ class Requests:
         """How many outcomes are kept of one client (the bound is checked before the log)."""
         client = self._clients.get(origin)
         return 0 if client is None else len(client.outcomes)
+
+    def has_room(self, origin: bytes, mark: int, requests: Collection[int]) -> bool:
+        """Whether the verdicts on these News may be kept; those that are kept already take no more room."""
+        client = self._clients.get(origin)
+        kept = {} if client is None else client.outcomes
+        fresh = sum(request not in kept for request in requests)
+        if not fresh:
+            return True
+        if self.kept + fresh > limits.OUTCOMES_MAX:
+            return False
+        if len(kept) + fresh <= limits.CLIENT_OUTCOMES_MAX:
+            return True
+        return sum(request >= mark for request in kept) + fresh <= limits.CLIENT_OUTCOMES_MAX
 
     def mark_of(self, origin: bytes) -> int:
         """The highest mark that a client named."""

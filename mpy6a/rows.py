@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from mpy6a import limits
@@ -46,6 +46,7 @@ _PADDING: Final = tuple(bytes(n) for n in range(8))
 
 _NEW: Final = int(Verb.NEW)
 _REPLACE: Final = int(Verb.REPLACE)
+_DELETE: Final = int(Verb.DELETE)
 _STORE: Final = int(Verb.STORE)
 _RELEASE: Final = int(Verb.RELEASE)
 _PARK: Final = int(Verb.PARK)
@@ -72,6 +73,17 @@ class RowBatch:
     data: bytes
     reencoded: bool
     groups: Groups
+    _deletes: dict[tuple[int, int], int] | None = field(default=None, repr=False, compare=False)
+
+    def deletes(self) -> dict[tuple[int, int], int]:
+        """By (term, index) of groups that hold a Delete: how many of its operations there are up to the first one."""
+        if self._deletes is None:
+            found: dict[tuple[int, int], int] = {}
+            for index, _, seq, term, verb, *_ in self.rows:
+                if verb == _DELETE and (term, index) not in found:
+                    found[(term, index)] = seq - self.groups[(term, index)][1] + 1
+            self._deletes = found
+        return self._deletes
 
     def row(self, position: int) -> Row:
         """The operation at `position` with named fields."""

@@ -156,7 +156,7 @@ class Server:
             malformed: list[bytes] = []
             for identity, payload in drain(door, limits.DRAIN_MESSAGES_MAX, malformed):
                 self._take((door, identity), payload, now_ms)
-                if self.pipe.full:
+                if self.pipe.full or self._clock.monotonic_ms() - now_ms >= limits.TURN_MS:
                     break
             for identity in malformed:
                 self._error((door, identity), Code.MALFORMED, "a message is one frame: an envelope, nothing more")
@@ -238,16 +238,16 @@ class Server:
         pushes, self.pusher.outbox = self.pusher.outbox, []
         for incarnation, payload in pushes:
             if not self._send_one(self._dials, incarnation, payload):
-                self.pusher.undeliverable(incarnation)
+                self.pusher.undeliverable(incarnation)  # until libzmq's next probe tells of a new connection
 
     def _send_one(self, socket: Socket, identity: bytes, payload: bytes) -> bool:
-        """Nothing that ZeroMQ took counts as sent: whoever waits for this asks again."""
+        """Whether the peer is there. Nothing that ZeroMQ took counts as sent: whoever waits for this asks again, and
+        what a full queue did not take is settled by the same timeouts."""
         try:
             socket.send(identity, _SNDMORE_NOBLOCK)
             socket.send(payload, _NOBLOCK, copy=len(payload) < 65_536)
         except zmq.Again:
             self.pipe.count_dropped("slow_reader")
-            return False
         except zmq.ZMQError as problem:
             if problem.errno != zmq.EHOSTUNREACH:
                 raise

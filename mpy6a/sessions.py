@@ -84,6 +84,10 @@ class Sessions:
         """Indexes of the REPEATING sessions that were pushed to this sidecar incarnation."""
         return list(self._held.get(target, ()))
 
+    def owns(self, writer: bytes) -> bool:
+        """Whether this incarnation writes an OPEN session."""
+        return writer in self._owned
+
     def writers(self) -> list[bytes]:
         """Incarnations that write an OPEN session."""
         return list(self._owned)

@@ -8,6 +8,7 @@ and the simulator come to the same state, byte for byte. Source: semantics "The 
 from __future__ import annotations
 
 import struct
+from bisect import bisect_left
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -272,19 +273,20 @@ class State:
                 return _Decided([Code.OUTCOME_UNKNOWN] * count)
         elif finished != epoch:
             return _Decided([FENCED] * count)
-        verbs = [row[4] for row in batch.rows[position:] if row[0] == index and row[3] == term and row[4] <= STORE]
-        until = verbs.index(DELETE) + 1 if DELETE in verbs else 0
+        until = batch.deletes().get((term, index), 0)
         return _Decided([OK] * until + [GONE_CODE] * (count - until))
 
     def _beyond(self, term: int, index: int) -> int:
         """LOG_BEHIND or LOST for an id that this log never gave; 0 for one that it may have."""
+        terms = self._terms
         if term > self.term:
             return Code.LOG_BEHIND
-        for (of, first), (_, end) in zip(self._terms, [*self._terms[1:], (0, self.next_index)], strict=True):
-            if of == term and first <= index < end:
-                return OK
-        current = term == self.term and index >= self.next_index  # a closed term will never reach further
-        return Code.LOG_BEHIND if current else Code.LOST
+        place = bisect_left(terms, (term, 0))
+        if place == len(terms) or terms[place][0] != term or index < terms[place][1]:
+            return Code.LOST
+        if term == self.term:
+            return Code.LOG_BEHIND if index >= self.next_index else OK
+        return OK if index < terms[place + 1][1] else Code.LOST  # a closed term will never reach further
 
     def _epoch_now(self, term: int, index: int) -> int:
         session = self.session(term, index)

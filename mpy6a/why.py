@@ -27,7 +27,7 @@ def why(pipe: Pipe, pusher: Pusher, session: Session, log_ms: int) -> tuple[str,
     if session.kind in pipe.state.paused_kinds:
         return "KIND_PAUSED", pipe.state.paused_kinds[session.kind][2]
     if pipe.due.clock_held:
-        return "CLOCK", "the wall clock leapt; see `mpy6a status`"
+        return "CLOCK", "the wall clock leapt; if it is right: `mpy6a clock accept`"
     if session.due_ms > log_ms:
         return "TIMER", f"due in {(session.due_ms - log_ms) / 1000:.1f} s"
     if pipe.disk_level >= 2:

@@ -76,6 +76,7 @@ class Agent:
     def connected(self, number: int, now_ms: int) -> None:
         """The link's connection stands (again)."""
         self._pipes.connected(self.links[number], now_ms)
+        self._dialed.reconnected()
 
     def writable(self, number: int) -> None:
         """The link's DEALER takes messages again."""

@@ -200,9 +200,8 @@ class Service:
         session = run.session
         try:
             await self._call(run)
-        except (errors.Fenced, errors.Gone):
-            return Wish(AttemptOutcome.DECIDED)  # somebody else decides: nothing to tell
         except Exception as error:  # noqa: BLE001 -- whatever a handler raises is its failure, told to the pipe
+            # Fenced of its own session leaves that `final`; of another session, or of a guard, it is a failure.
             facts = {"session": session.id, "epoch": session.epoch, "kind": session.kind}
             _log.warning("handler failed", exc_info=error, extra=facts)
             failure = f"{type(error).__name__}: {error}"

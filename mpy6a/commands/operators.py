@@ -80,6 +80,19 @@ def _status_text(facts: dict[str, Any]) -> None:
 
 
 @click.group()
+def clock() -> None:
+    """The pipe's clock after a leap of the machine's."""
+
+
+@clock.command()
+@_door
+def accept(config: Path | None, admin: str | None, as_json: bool) -> None:
+    """The wall clock is right, however far it leapt: log time follows it, and dispatch goes on."""
+    facts = ask(config, admin, "clock.accept", {"who": getpass.getuser()})
+    _show(as_json, facts, lambda _: click.echo("accepted: log time follows the wall clock, sessions that are due go on"))
+
+
+@click.group()
 def sessions() -> None:
     """Live sessions: list, show, kick, delete."""
 
