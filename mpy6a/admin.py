@@ -236,7 +236,10 @@ class AdminDoor:
         admin = Admin(_WORDS[word], who=who, reason=reason, sessions=(SessionKey(session.term, session.index),))
 
         def done(applied: Applied) -> None:
-            if applied.results:
+            code = applied.results[0].code if applied.results else Code.OK
+            if code == Code.NO_SUCH_SESSION:
+                self._refuse(sender, message, request, NoSuchSession(f"{arguments['id']} was finished meanwhile"))
+            elif code:
                 sentence = f"{word} does not fit a session that is {state_name}"
                 self._refuse(sender, message, request, BadRequest(sentence))
             else:

@@ -67,7 +67,7 @@ class Server:
         self._locks: list[int | None] = []
         self._clients = self._bound(zmq.ROUTER, listen, 0o600)
         self._operators = self._bound(zmq.ROUTER, [admin], 0o600)
-        self._dials = open_socket(self._context, zmq.ROUTER)
+        self._dials = open_socket(self._context, zmq.ROUTER, dials=True)
         self._dials.setsockopt(zmq.IMMEDIATE, 1)
         self._dials.setsockopt(zmq.HEARTBEAT_TIMEOUT, 1_000)
         self._dials.setsockopt(zmq.RECONNECT_IVL, 50)

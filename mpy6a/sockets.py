@@ -30,15 +30,20 @@ _NOBLOCK: Final = int(zmq.NOBLOCK)  # plain ints: an enum's operators cost more 
 Socket = zmq.Socket[bytes]
 
 
-def open_socket(context: zmq.Context[Socket], kind: int) -> Socket:
-    """A socket with every bound set."""
+def open_socket(context: zmq.Context[Socket], kind: int, *, dials: bool = False) -> Socket:
+    """A socket with every bound set; one that `dials` has heartbeats.
+
+    A bound one must have none: libzmq 4.3.5 ends the process ("Assertion failed: !_io_error") when its heartbeat's
+    timer meets a peer that filled our queue and went. Whoever connects beats instead, and leases do the rest.
+    """
     socket = context.socket(kind)
     socket.setsockopt(zmq.LINGER, 0)
     socket.setsockopt(zmq.SNDHWM, HIGH_WATER_MESSAGES)
     socket.setsockopt(zmq.RCVHWM, HIGH_WATER_MESSAGES)
     socket.setsockopt(zmq.MAXMSGSIZE, limits.ENVELOPE_BYTES_MAX)
-    socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_IVL_MS)
-    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, HEARTBEAT_TIMEOUT_MS)
+    if dials:
+        socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_IVL_MS)
+        socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, HEARTBEAT_TIMEOUT_MS)
     if kind == zmq.ROUTER:
         socket.setsockopt(zmq.ROUTER_MANDATORY, 1)  # a peer that is gone is an error, not a silent loss
     return socket
@@ -53,6 +58,8 @@ def bind(socket: Socket, address: str, mode: int = 0o600, group: int = -1) -> in
         _bind(socket, address)
         return None
     path = Path(address.removeprefix("ipc://"))
+    if path.exists() and not path.is_socket():
+        raise CannotStart(f"{address}: {path.name} is there and is no socket; it is left alone, use another path")
     if len(os.fsencode(path)) > limits.IPC_PATH_BYTES_MAX:
         raise CannotStart(f"{address}: path over {limits.IPC_PATH_BYTES_MAX} bytes; use a shorter one, as in /run")
     try:

@@ -167,7 +167,7 @@ class Doors:
         return socket
 
     def _link(self, address: str) -> None:
-        socket = open_socket(self._context, zmq.DEALER)
+        socket = open_socket(self._context, zmq.DEALER, dials=True)
         # Nothing is queued for nobody: a send without a connection fails, and waits in a queue of our own.
         socket.setsockopt(zmq.IMMEDIATE, 1)
         socket.setsockopt(zmq.RECONNECT_IVL, limits.RECONNECT_MS)

@@ -8,7 +8,15 @@ from typing import Final, NamedTuple
 
 from mpy6a import limits, wire
 from mpy6a.errors import Code
-from mpy6a.messages import AdminReply, AnyMessage, Goodbye, Heartbeat, MessageType, Pong
+from mpy6a.messages import (
+    AdminReply,
+    AnyMessage,
+    Goodbye,
+    Heartbeat,
+    MessageType,
+    SessionEpoch,
+    SidecarHello,
+)
 from tests.wire_samples import MESSAGES
 
 WHO: Final = b"\x01hostile-client!"  # an incarnation
@@ -46,7 +54,8 @@ class Bad(NamedTuple):
     code: Code = Code.MALFORMED
 
 
-PONG: Final = packed(Pong(1, 1))
+# In order, and dear to read: 5 us a session, 80 ms in all.
+DEAR: Final = SidecarHello(1, 1, "users", tuple(SessionEpoch(1, n, 2) for n in range(1, 16_385)))
 BEAT: Final = packed(Heartbeat())
 
 # No envelope of this protocol: refused whole, whatever the door.

@@ -87,6 +87,8 @@ class Live:
         self.push = f"tcp://127.0.0.1:{free_port()}"
         self.admin = f"ipc://{path}/admin.sock"
         self.service = f"ipc://{path}/users.sock"
+        self.pipe: subprocess.Popen[bytes]
+        self.sidecar: subprocess.Popen[bytes]
         self._processes = processes
         where = {"path": path, "listen": self.listen, "push": self.push}
         (path / "pipe.yaml").write_text(_PIPE_YAML.format(**where), encoding="utf-8")
@@ -155,6 +157,7 @@ class Peer:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self.socket = self._context.socket(zmq.ROUTER if router else zmq.DEALER)
         self.socket.setsockopt(zmq.LINGER, 0)
+        self.socket.setsockopt(zmq.SNDHWM, 0)
         self.socket.setsockopt(zmq.RECONNECT_IVL, 20)
         self.socket.setsockopt(zmq.RECONNECT_IVL_MAX, 100)
         self.socket.setsockopt(zmq.SNDTIMEO, int(ANSWER_S * 1_000))
@@ -168,6 +171,7 @@ class Peer:
             self.socket.bind(address)
         else:
             self.socket.connect(address)
+        self.sidecar = b""  # the incarnation that was met, by a ROUTER that dials
         self._waiting: list[AnyMessage] = []
         self._number = 0
 

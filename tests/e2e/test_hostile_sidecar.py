@@ -6,7 +6,6 @@ else notices: a well-behaved service beside it gets its acks in time, and its un
 
 from __future__ import annotations
 
-import subprocess
 import time
 from collections.abc import Iterator
 from random import Random
@@ -36,6 +35,7 @@ from mpy6a.messages import (
     Welcome,
 )
 from mpy6a.model import AttemptOutcome, Op, Verb
+from mpy6a.sockets import HIGH_WATER_MESSAGES
 from tests.e2e import hostile
 from tests.e2e.live import ANSWER_S, KIND, PIPE, START_S, Companion, Live, Peer, new_incarnation, repeat_once
 from tests.ports import FreePorts, short_directory
@@ -212,8 +212,12 @@ def test_one_connection_cannot_use_up_the_room_for_clients(live: Live) -> None:
     """Thousands of incarnations of one connection are refused from some point on; a new service is welcome."""
     chance = Random(SEED + 1)
     with Companion(live.service), Peer(live.service) as peer:
+        peer.hello()
         for _ in range(limits.CLIENTS_MAX // limits.ENVELOPE_MESSAGES_MAX + 1):
             peer.send(b"".join(hostile.packed(Heartbeat(), b"\x03" + chance.randbytes(15)) for _ in range(1_024)))
+        peer.say(Hello(), pipe=0)
+        while not any(message.incarnation == peer.incarnation for message in wire.unpack(peer.socket.recv())):
+            continue  # answers to the others
         with Peer(live.service) as late:
             late.say(Hello(), pipe=0)
             assert isinstance(late.receive(), Welcome)
@@ -257,17 +261,31 @@ def test_two_connections_of_one_identity_do_not_end_the_sidecar(live: Live) -> N
     _is_fine(live)
 
 
+@pytest.mark.parametrize("door", ["service", "push"])
+def test_who_fills_its_queue_and_leaves_does_not_end_the_sidecar(live: Live, door: str) -> None:
+    """More messages than ZeroMQ takes in for one peer, then a broken connection (see the pipe's test)."""
+    dear = wire.encode(hostile.DEAR, incarnation=hostile.WHO, pipe=PIPE)
+    with Peer(live.service) as busy, Peer(live.service) as witness:
+        witness.hello()
+        with Peer(getattr(live, door), router=door == "push") as flood:
+            before = [_dialed(flood)] if door == "push" else []
+            for _ in range(10):
+                busy.send(dear)
+            for _ in range(3 * HIGH_WATER_MESSAGES):
+                flood.send(*before, hostile.BEAT)
+        witness.hello()
+    _is_fine(live)
+
+
 # ---------------------------------------------------------------------- the socket that pipes dial
 
 
 def _dialed(dialing: Peer) -> bytes:
     """The sidecar's incarnation, told by its probe; the socket is a ROUTER as a pipe's is."""
-    if not hasattr(dialing, "sidecar"):
-        identity, probe = dialing.socket.recv_multipart()
+    if not dialing.sidecar:
+        dialing.sidecar, probe = dialing.socket.recv_multipart()
         assert probe == b""
-        dialing.sidecar = identity
-    found: bytes = dialing.sidecar
-    return found
+    return dialing.sidecar
 
 
 def test_what_is_said_over_a_dial_that_is_no_push_is_dropped(live: Live) -> None:
@@ -391,13 +409,6 @@ def test_random_mutations_of_valid_messages(live: Live, door: str) -> None:
     _is_fine(live)
 
 
-def _one_sentence(process: subprocess.Popen[bytes], said: str) -> int:
-    code = process.wait(START_S)
-    (line,) = said_lines = [line for line in said.splitlines() if line.strip()]
-    assert line.startswith("mpy6a-sidecar: "), said_lines
-    return code
-
-
 def test_a_path_a_port_or_a_config_that_cannot_be_used(live: Live, free_port: FreePorts, processes: Processes) -> None:
     """In use, not there, not allowed: one sentence that says what to do, exit 3 or 2; who is there does not notice."""
     with short_directory() as path:
@@ -437,18 +448,23 @@ def _sentence(said: str) -> str:
     return lines[0]
 
 
-def test_it_drains_and_tells_what_it_did_not_take(live: Live) -> None:
-    """SIGTERM after all this: exit 0, and its last line counts what was dropped, by reason."""
-    with Peer(live.service) as peer:
-        peer.send(*hostile.FRAMES["two frames"])
-        peer.send(*hostile.ENVELOPES["noise"].frames)
-        assert isinstance(peer.receive(), Error)
-    with Peer(live.push, router=True) as dialing:
-        dialing.send(_dialed(dialing), b"noise")
-        dialing.send(_dialed(dialing), b"two", b"frames")
-    live.sidecar.terminate()
-    assert live.sidecar.wait(START_S + ANSWER_S) == 0
-    counted = live.counted()
-    assert counted["service_frames"] >= 1
-    assert counted["service_garbage"] >= 1
-    assert "Traceback" not in live.said("sidecar.log")
+def test_it_drains_and_tells_what_it_did_not_take(free_port: FreePorts, processes: Processes) -> None:
+    """SIGTERM: exit 0, and its last line counts what was dropped, by reason and exactly."""
+    with short_directory() as path:
+        place = Live(path, free_port, processes)
+        place.start_pipe()
+        sidecar = place.start_sidecar()
+        with Peer(place.service) as peer, Peer(place.push, router=True) as dialing:
+            peer.send(*hostile.FRAMES["two frames"])
+            peer.send(*hostile.ENVELOPES["noise"].frames)
+            assert isinstance(peer.receive(), Error)
+            for frames in ((b"noise",), (b"two", b"frames"), (hostile.BEAT,)):
+                dialing.send(_dialed(dialing), *frames)
+            for _ in range(2):  # both sockets are read in each turn: behind the second answer the dial was read
+                peer.hello()
+        sidecar.terminate()
+        assert sidecar.wait(START_S + ANSWER_S) == 0
+        counted = place.counted()
+        names = ("service_frames", "service_garbage", "dial_garbage", "dial_frames", "dial_unexpected")
+        assert [counted.get(name) for name in names] == [1, 1, 1, 1, 1]
+        assert "Traceback" not in place.said("sidecar.log")
