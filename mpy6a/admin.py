@@ -83,7 +83,8 @@ class AdminDoor:
                 return self._describe(session, now_ms) | self._details(session, bool(arguments.get("records")))
             case "clock.accept":
                 who = str(arguments.get("who", ""))[:128]
-                self._pipe.accept_clock(who, now_ms, lambda _: self._ok(sender, message, request, {"clock": "accepted"}))
+                body = {"clock": "accepted"}
+                self._pipe.accept_clock(who, now_ms, lambda _: self._ok(sender, message, request, body))
                 return None
             case verb if verb.removeprefix("sessions.") in _WORDS:
                 self._say(sender, message, request, arguments, now_ms)

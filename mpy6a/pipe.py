@@ -24,6 +24,7 @@ from mpy6a.messages import (
     AnyMessage,
     Error,
     Heartbeat,
+    Hello,
     Kind,
     Limits,
     Message,
@@ -105,7 +106,7 @@ class Pipe:
         self.due.open(self.log_ms(now_ms))
 
     def accept_clock(self, who: str, now_ms: int, done: Done) -> None:
-        """An operator's word that the wall clock is right: logged, then log time is set forward and dispatch goes on."""
+        """The operator says that the wall clock is right: logged; then log time is set forward, dispatch goes on."""
 
         def accepted(applied: Applied) -> None:
             self._log_ahead_ms = max(self._log_ahead_ms, self._wall_ahead_ms)
@@ -120,7 +121,9 @@ class Pipe:
 
     # ------------------------------------------------------------------ what comes in
 
-    def receive(self, sender: Hashable, message: Message, now_ms: int, principal: int = 0) -> AnyMessage | None:
+    def receive(
+        self, sender: Hashable, message: Message, now_ms: int, principal: int = 0, role: Role = Role.PIPE
+    ) -> AnyMessage | None:
         """Take one packed message. What is not for the pipe's core (pushes, operators) comes back decoded.
 
         Bad input costs its sender an error and nobody else anything; never raises for it.
@@ -136,8 +139,14 @@ class Pipe:
         incarnation = message.incarnation
         match message.type:
             case MessageType.HELLO:
-                self._alive(incarnation, now_ms)
-                self.reply(sender, incarnation, self.welcome(now_ms))
+                assert isinstance(value, Hello)
+                if not value.version_low <= PROTOCOL_VERSION <= value.version_high:
+                    theirs = f"{value.version_low} to {value.version_high}"
+                    self.drop(sender, message, Code.VERSION, f"this pipe speaks {PROTOCOL_VERSION}, not {theirs}")
+                    return None
+                if role == Role.PIPE:
+                    self._alive(incarnation, now_ms)
+                self.reply(sender, incarnation, self.welcome(now_ms, role))
             case MessageType.HEARTBEAT:
                 assert isinstance(value, Heartbeat)
                 self._alive(incarnation, now_ms)

@@ -97,6 +97,10 @@ class Pusher:
         """The connection is gone; what it held is settled by the next hello, or by the lease."""
         self._dials.pop(incarnation, None)
 
+    def knows(self, incarnation: bytes) -> bool:
+        """Whether a dial to that incarnation stands."""
+        return incarnation in self._dials
+
     def receive(self, sender: Hashable, message: Message, value: AnyMessage, now_ms: int) -> bool:
         """Take a sidecar's hello or Accepted; False for anything else."""
         match value:

@@ -36,6 +36,7 @@ logger = logging.getLogger(__name__)
 
 IDLE_MARK_MS: Final = 50  # so long without work, and the log gets its mark
 _NOBODY: Final = bytes(16)
+_OF_SIDECARS: Final = frozenset({int(MessageType.SIDECAR_HELLO), int(MessageType.ACCEPTED)})
 _NOBLOCK: Final = int(zmq.NOBLOCK)  # plain ints: an enum's operators cost more than the call
 _SNDMORE_NOBLOCK: Final = int(zmq.SNDMORE) | int(zmq.NOBLOCK)
 
@@ -67,9 +68,8 @@ class Server:
         self._locks: list[int | None] = []
         self._clients = self._bound(zmq.ROUTER, listen, 0o600)
         self._operators = self._bound(zmq.ROUTER, [admin], 0o600)
-        self._dials = open_socket(self._context, zmq.ROUTER, dials=True)
+        self._dials = open_socket(self._context, zmq.ROUTER)
         self._dials.setsockopt(zmq.IMMEDIATE, 1)
-        self._dials.setsockopt(zmq.HEARTBEAT_TIMEOUT, 1_000)
         self._dials.setsockopt(zmq.RECONNECT_IVL, 50)
         self._dials.setsockopt(zmq.RECONNECT_IVL_MAX, 500)
         self._sidecars = sidecars
@@ -181,10 +181,14 @@ class Server:
             return
         operators = sender[0] is self._operators
         for message in messages:
-            if operators and message.type == MessageType.HELLO:
-                pipe.reply(sender, message.incarnation, pipe.welcome(now_ms, Role.ADMIN))
+            if operators and message.type not in (MessageType.HELLO, MessageType.ADMIN_REQUEST):
+                pipe.drop(sender, message, Code.MALFORMED, "the admin door takes hello and operators' verbs only")
                 continue
-            value = pipe.receive(sender, message, now_ms)
+            # Before the body is looked at: the longest bodies are those of sidecars, and only dialed ones may speak.
+            if message.type in _OF_SIDECARS and not self.pusher.knows(message.incarnation):
+                pipe.drop(sender, message, Code.MALFORMED, "this pipe has not dialed that incarnation")
+                continue
+            value = pipe.receive(sender, message, now_ms, role=Role.ADMIN if operators else Role.PIPE)
             if value is None or self.pusher.receive(sender, message, value, now_ms):
                 continue
             if not isinstance(value, AdminRequest):

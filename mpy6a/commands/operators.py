@@ -13,16 +13,40 @@ import click
 
 from mpy6a.client.operator import Operator
 from mpy6a.config import find_pipe_config, load_pipe
+from mpy6a.model import SessionId
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 PAGE = 1_000
+
+
+class _Id(click.ParamType):  # type: ignore[type-arg]  # subscripting it fails before click 8.4
+    """The text of a session's id."""
+
+    name = "session"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        try:
+            return str(SessionId.parse(str(value)))
+        except ValueError as problem:
+            self.fail(str(problem), param, ctx)
+
+
+class _Address(click.ParamType):  # type: ignore[type-arg]  # as above
+    """An address that ZeroMQ can reach."""
+
+    name = "address"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if not str(value).startswith(("ipc://", "tcp://")):
+            self.fail(f"{value!r}: an address begins with ipc:// or tcp://, such as ipc://./admin.sock", param, ctx)
+        return str(value)
 
 
 def _door(command: Command) -> Command:
     command = click.option(
         "--config", type=click.Path(path_type=Path), help="pipe.yaml with the admin door [$MPY6A_CONFIG, ./pipe.yaml]"
     )(command)
-    command = click.option("--admin", help="address of the admin door, such as ipc:///run/mpy6a/admin.sock")(command)
+    command = click.option("--admin", type=_Address(), help="address of the admin door, such as ipc:///run/mpy6a/admin.sock")(command)
     return click.option("--json", "as_json", is_flag=True, help="print JSON")(command)
 
 
@@ -89,7 +113,7 @@ def clock() -> None:
 def accept(config: Path | None, admin: str | None, as_json: bool) -> None:
     """The wall clock is right, however far it leapt: log time follows it, and dispatch goes on."""
     facts = ask(config, admin, "clock.accept", {"who": getpass.getuser()})
-    _show(as_json, facts, lambda _: click.echo("accepted: log time follows the wall clock, sessions that are due go on"))
+    _show(as_json, facts, lambda _: click.echo("accepted: log time follows the wall clock, what is due goes on"))
 
 
 @click.group()
@@ -138,7 +162,7 @@ def _list_text(facts: dict[str, Any]) -> None:
 
 @sessions.command()
 @_door
-@click.argument("session")
+@click.argument("session", type=_Id())
 @click.option("--records", is_flag=True, help="the records too, in base64")
 def show(config: Path | None, admin: str | None, as_json: bool, session: str, records: bool) -> None:
     """All that the pipe knows of one session."""
@@ -158,7 +182,7 @@ def show(config: Path | None, admin: str | None, as_json: bool, session: str, re
 
 def _word(name: str, sentence: str) -> click.Command:
     @_door
-    @click.argument("session")
+    @click.argument("session", type=_Id())
     @click.option("--reason", default="", help="why; logged with your name")
     def word(config: Path | None, admin: str | None, as_json: bool, session: str, reason: str) -> None:
         arguments = {"id": session, "who": getpass.getuser(), "reason": reason}

@@ -15,7 +15,7 @@ from mpy6a.messages import (
     Heartbeat,
     MessageType,
     SessionEpoch,
-    SidecarHello,
+    Stop,
 )
 from tests.wire_samples import MESSAGES
 
@@ -54,8 +54,8 @@ class Bad(NamedTuple):
     code: Code = Code.MALFORMED
 
 
-# In order, and dear to read: 5 us a session, 80 ms in all.
-DEAR: Final = SidecarHello(1, 1, "users", tuple(SessionEpoch(1, n, 2) for n in range(1, 16_385)))
+# In order, nobody's business at a door, and dear to read: 6 us a session, 100 ms in all.
+DEAR: Final = Stop(1, 1, 1, tuple(SessionEpoch(1, n, 2) for n in range(1, 16_385)))
 BEAT: Final = packed(Heartbeat())
 
 # No envelope of this protocol: refused whole, whatever the door.

@@ -18,25 +18,14 @@ import zmq
 from mpy6a import limits, wire
 from mpy6a.errors import Code
 from mpy6a.exits import EXIT_CANNOT_START
-from mpy6a.messages import (
-    Accepted,
-    AdminRequest,
-    Batch,
-    Error,
-    Greeting,
-    Heartbeat,
-    Hello,
-    KindCredit,
-    MessageType,
-    SessionEpoch,
-    SidecarHello,
-)
+from mpy6a.messages import AdminRequest, Batch, Error, Heartbeat, Hello, MessageType, Stop
 from mpy6a.model import Extra, Op, Verb
 from mpy6a.sockets import HIGH_WATER_MESSAGES
 from tests.e2e import hostile
-from tests.e2e.live import ANSWER_S, KIND, PIPE, START_S, Companion, Live, Peer, new_incarnation
-from tests.ports import FreePorts, short_directory
-from tests.processes import Processes
+from tests.e2e.beside import dropped, greeted, has_not_ended, is_fine, pipe_beside
+from tests.e2e.live import KIND, PIPE, START_S, Companion, Live, Peer, new_incarnation
+from tests.ports import FreePorts
+from tests.wire_samples import MESSAGES
 
 pytestmark = pytest.mark.e2e
 
@@ -47,36 +36,13 @@ SEED: Final = 6
 @pytest.fixture(scope="module")
 def live(free_port: FreePorts) -> Iterator[Live]:
     """One pipe for all cases of this file: whoever ends it has failed, and so has everybody after."""
-    with short_directory() as path, Processes() as processes:
-        place = Live(path, free_port, processes)
-        place.pipe = place.start_pipe()
-        with Companion(place.listen):
-            yield place
+    with pipe_beside(free_port) as live:
+        yield live
 
 
-def _is_fine(live: Live) -> None:
-    """The pipe lives, and answers a new client and an operator."""
-    assert live.pipe.poll() is None, live.said("pipe.log")
-    with Peer(live.listen) as peer:
-        peer.hello()
-        peer.new()
-    assert live.status()["pipe"] == PIPE
-
-
-def _dropped(live: Live, reason: str) -> int:
-    return live.dropped().get(reason, 0)
-
-
-def _wait_dropped(live: Live, reason: str, count: int, bound: Peer | None = None) -> None:
-    """Waits until so many were counted: what came over another socket may be read a moment later.
-
-    `bound`: a peer that was dialed; ZeroMQ sends its probe only when its socket is looked at.
-    """
-    end_s = time.monotonic() + ANSWER_S
-    while (found := _dropped(live, reason)) < count:
-        assert time.monotonic() < end_s, f"{reason}: {found} of {count}"
-        if bound is not None:
-            bound.socket.poll(10)
+@pytest.fixture(autouse=True)
+def _not_after_its_end(live: Live) -> None:
+    has_not_ended(live)
 
 
 # ---------------------------------------------------------------------- listen and admin: what is no message
@@ -88,7 +54,7 @@ def test_what_is_no_envelope_is_refused_whole_and_counted(live: Live, door: str,
     """A damaged envelope is refused whole: one error with its code, one count, and the connection still serves."""
     bad = hostile.ENVELOPES[name]
     reason = bad.code.name.lower()
-    before = _dropped(live, reason)
+    before = dropped(live, reason)
     with Peer(getattr(live, door)) as peer:
         peer.send(*bad.frames)
         error = peer.error()
@@ -96,7 +62,7 @@ def test_what_is_no_envelope_is_refused_whole_and_counted(live: Live, door: str,
         assert error.message
         assert peer.is_silent(0.02)
         peer.hello()
-    assert _dropped(live, reason) == before + 1
+    assert dropped(live, reason) == before + 1
 
 
 @pytest.mark.parametrize("door", ["listen", "admin"])
@@ -113,7 +79,7 @@ def test_a_message_of_several_frames_is_refused_and_shifts_nothing(live: Live, d
 @pytest.mark.parametrize("door", ["listen", "admin"])
 def test_every_message_of_garbage_gets_an_error_and_the_rest_of_its_envelope_is_taken(live: Live, door: str) -> None:
     """Unknown types, damaged bodies: an error each; nothing else of the envelope is touched."""
-    before = _dropped(live, "malformed")
+    before = dropped(live, "malformed")
     refused = list(hostile.MESSAGES_REFUSED.values())
     if door == "admin":  # a hello is answered there without a look into it
         refused = [message for message in refused if message[35] != MessageType.HELLO]
@@ -121,10 +87,10 @@ def test_every_message_of_garbage_gets_an_error_and_the_rest_of_its_envelope_is_
         good = hostile.packed(Hello(), peer.incarnation)
         peer.send(b"".join([*refused, good]))
         errors = [peer.error() for _ in refused]
-        assert {error.code for error in errors} <= {Code.MALFORMED, Code.NOT_ADMIN}
+        assert {error.code for error in errors} <= {Code.MALFORMED, Code.NOT_ADMIN, Code.DENIED}
         peer.hello()
-    assert _dropped(live, "malformed") + _dropped(live, "not_admin") >= before + len(refused)
-    _is_fine(live)
+    assert dropped(live, "malformed") + dropped(live, "not_admin") >= before + len(refused)
+    is_fine(live)
 
 
 def test_what_is_not_for_a_pipe_is_refused_by_name(live: Live) -> None:
@@ -138,7 +104,7 @@ def test_what_is_not_for_a_pipe_is_refused_by_name(live: Live) -> None:
         MessageType.ACCEPTED,
     }
     with Peer(live.listen) as peer:
-        for value in hostile.MESSAGES.values():
+        for value in MESSAGES.values():
             packed = wire.encode(value, incarnation=peer.incarnation, pipe=PIPE)
             kind = packed[35]
             if kind in taken:
@@ -159,7 +125,9 @@ def test_no_version_in_common_is_said_at_hello(live: Live, door: str) -> None:
         peer.hello()
 
 
-@pytest.mark.parametrize("value", [Batch(1, 1, 1, [Op(Verb.NEW, 1, argument=KIND)], []), Heartbeat()], ids=["batch", "heartbeat"])
+@pytest.mark.parametrize(
+    "value", [Batch(1, 1, 1, [Op(Verb.NEW, 1, argument=KIND)], []), Heartbeat()], ids=["batch", "heartbeat"]
+)
 def test_the_admin_door_takes_operators_verbs_only(live: Live, value: Batch | Heartbeat) -> None:
     """Clients' messages there get an error, and make no session."""
     with Peer(live.admin) as peer:
@@ -259,7 +227,7 @@ def test_a_message_of_32_bytes_that_claims_millions_of_elements_stalls_nobody(li
             peer.send(message)
         for _ in messages:
             peer.receive()
-    _is_fine(live)
+    is_fine(live)
 
 
 @pytest.mark.parametrize("door", ["listen", "admin"])
@@ -270,10 +238,10 @@ def test_a_message_of_32_bytes_that_claims_millions_of_elements_stalls_nobody(li
         (Heartbeat((), tuple(b"\x02" * 8 + n.to_bytes(8, "big") for n in range(16_384))), 64),
         (AdminRequest(1, "sessions.list", "[" * 1_000_000), 64),
     ],
-    ids=["sidecar hello", "heartbeat", "admin request"],
+    ids=["stop", "heartbeat", "admin request"],
 )
 def test_the_dearest_messages_hold_up_nobody(
-    live: Live, door: str, value: SidecarHello | Heartbeat | AdminRequest, count: int
+    live: Live, door: str, value: Stop | Heartbeat | AdminRequest, count: int
 ) -> None:
     """The biggest lists that are allowed, many times over: the client beside gets its acks in between."""
     with Peer(getattr(live, door)) as peer:
@@ -282,7 +250,7 @@ def test_the_dearest_messages_hold_up_nobody(
             for _ in range(count):
                 peer.send(message)
             peer.hello()  # answered behind all of them
-    _is_fine(live)
+    is_fine(live)
 
 
 def test_a_flood_of_small_messages_holds_up_nobody(live: Live) -> None:
@@ -293,7 +261,7 @@ def test_a_flood_of_small_messages_holds_up_nobody(live: Live) -> None:
             peer.send(envelope)
         for _ in range(50):
             peer.receive()
-    _is_fine(live)
+    is_fine(live)
 
 
 def test_a_peer_that_never_reads_holds_up_nobody(live: Live) -> None:
@@ -307,7 +275,7 @@ def test_a_peer_that_never_reads_holds_up_nobody(live: Live) -> None:
         # Its queue is full, or ZeroMQ's heartbeat has found that it does not even answer pings.
         while live.dropped().items() <= before.items():
             assert time.monotonic() < end_s
-    _is_fine(live)
+    is_fine(live)
 
 
 @pytest.mark.parametrize("door", ["listen", "admin", "dial"])
@@ -324,13 +292,13 @@ def test_who_fills_its_queue_and_leaves_does_not_end_the_pipe(live: Live, door: 
         witness.hello()
         with Peer(address, identity=new_incarnation(), bind=bound, probe=bound) as flood:
             if bound:
-                _greeted(flood)
+                greeted(flood)
             for _ in range(10):
                 busy.send(dear)  # the pipe reads these, 0.1 s each, while the flood waits in ZeroMQ's queue
             for _ in range(3 * HIGH_WATER_MESSAGES):
                 flood.send(hostile.BEAT)
         witness.hello()
-    _is_fine(live)
+    is_fine(live)
 
 
 def test_connections_that_break_in_the_middle_cost_nothing(live: Live) -> None:
@@ -342,7 +310,7 @@ def test_connections_that_break_in_the_middle_cost_nothing(live: Live) -> None:
             one.sendall(hostile.ENVELOPES["http"].frames[0] if number % 2 else b"\xff\0\0\0\0\0\0\0\x01\x7f\x03")
         for one in sockets:
             one.close()
-    _is_fine(live)
+    is_fine(live)
 
 
 # ---------------------------------------------------------------------- the admin door
@@ -397,95 +365,6 @@ def test_any_text_may_be_an_operators_reason(live: Live, reason: str) -> None:
         operator.ask("sessions.delete", id=str(session))
 
 
-# ---------------------------------------------------------------------- the pipe's dials
-
-
-def _greeted(peer: Peer) -> Greeting:
-    """The greeting of a pipe that dials this bound socket."""
-    greeting = peer.receive(START_S)
-    assert isinstance(greeting, Greeting), greeting
-    return greeting
-
-
-@pytest.mark.parametrize("identity", [b"", b"s", b"users", b"\x01" * 15, b"\x01" * 17, b"\x01" * 255])
-def test_whoever_answers_a_dial_without_an_incarnation_is_not_greeted(live: Live, identity: bytes) -> None:
-    """An identity that is no incarnation is counted as a probe and gets nothing."""
-    before = _dropped(live, "probe")
-    with Peer(live.push, identity=identity, bind=True, probe=True) as peer:
-        _wait_dropped(live, "probe", before + 1, peer)
-        assert peer.is_silent(0.05)
-
-
-def test_what_is_said_over_a_dial_is_dropped_and_counted(live: Live) -> None:
-    """The socket that the pipe dials only receives: noise, batches and many frames there are nobody's orders."""
-    before = _dropped(live, "spoke_on_dial")
-    with Peer(live.push, identity=new_incarnation(), bind=True, probe=True) as peer, Companion(live.listen):
-        _greeted(peer)
-        said = [*hostile.stalls(), *hostile.MESSAGES_REFUSED.values(), hostile.packed(Heartbeat()), b"x" * 100_000]
-        for payload in said:
-            peer.send(payload)
-        for frames in hostile.FRAMES.values():
-            peer.send(*frames)
-        _wait_dropped(live, "spoke_on_dial", before + len(said) + len(hostile.FRAMES))
-    _is_fine(live)
-
-
-def test_hellos_of_strangers_and_of_old_dials_are_not_taken(live: Live) -> None:
-    """A name the config does not know is DENIED; another dial's, term's or nobody's hello is counted."""
-    before = _dropped(live, "old_dial")
-    incarnation = new_incarnation()
-    with Peer(live.push, identity=incarnation, bind=True, probe=True) as dialed, Peer(live.listen) as peer:
-        greeting = _greeted(dialed)
-        peer.say(SidecarHello(greeting.dial, greeting.term, "users"))  # from an incarnation that was not dialed
-        peer.incarnation = incarnation
-        for dial, term in ((greeting.dial + 1, greeting.term), (0, 0), (greeting.dial, greeting.term + 1)):
-            peer.say(SidecarHello(dial, term, "users"))
-            peer.say(Accepted(dial, term, (1 << 64) - 1, (KindCredit(KIND, (1 << 64) - 1, (1 << 64) - 1),)))
-        _wait_dropped(live, "old_dial", before + 7)
-        peer.say(SidecarHello(greeting.dial, greeting.term, "strange"))
-        error = peer.error()
-        assert error.code == Code.DENIED
-        assert "users" in error.message
-        assert not any(sidecar["connected"] for sidecar in live.status()["sidecars"])
-
-
-def test_a_sidecar_that_grants_absurd_credit_does_no_harm(live: Live) -> None:
-    """Credit for kinds that no route names is nobody's: status answers, sessions of others go on."""
-    incarnation = new_incarnation()
-    with Peer(live.push, identity=incarnation, bind=True, probe=True) as dialed, Peer(live.listen) as peer:
-        peer.incarnation = incarnation
-        greeting = _greeted(dialed)
-        most = (1 << 64) - 1
-        peer.say(SidecarHello(greeting.dial, greeting.term, "users", (SessionEpoch(1, 1, 1),) * 9))
-        for first in range(0, 40 * limits.KINDS_MAX, limits.KINDS_MAX):
-            credit = tuple(KindCredit(first + n, most, most) for n in range(limits.KINDS_MAX))
-            peer.say(Accepted(greeting.dial, greeting.term, most, credit))
-        peer.hello()
-        _is_fine(live)
-
-
-def test_the_router_abort_of_identities_taken_twice(live: Live) -> None:
-    """Two with one identity, on the bound and on the dialed side: no remote kill of the pipe.
-
-    With ZMQ_CONNECT_ROUTING_ID, or one ROUTER that binds and dials, libzmq ends the process here
-    (router.cpp: Assertion failed: !has_out_pipe).
-    """
-    incarnation = new_incarnation()
-    with Peer(live.listen, identity=incarnation) as early, Peer(live.listen, identity=b"users") as named:
-        early.hello()
-        named.hello()
-        for _ in range(2):  # dialed, gone, and dialed again with messages queued
-            with Peer(live.push, identity=incarnation, bind=True, probe=True) as dialed:
-                greeting = _greeted(dialed)
-                early.incarnation = incarnation
-                early.say(SidecarHello(greeting.dial, greeting.term, "users"))
-                early.hello()
-        with Peer(live.listen, identity=incarnation) as twice:
-            twice.send(hostile.BEAT)
-            early.hello()
-            _is_fine(live)
-
-
 # ---------------------------------------------------------------------- the process
 
 
@@ -498,7 +377,7 @@ def test_sockets_of_another_kind_are_nobodys_matter(live: Live, kind: int) -> No
             other.connect(address)
             if kind in (zmq.REQ, zmq.PUB):
                 other.send(hostile.BEAT)
-            _is_fine(live)
+            is_fine(live)
 
 
 @pytest.mark.parametrize("door", ["listen", "admin", "dial"])
@@ -514,7 +393,7 @@ def test_random_mutations_of_valid_messages(live: Live, door: str) -> None:
         Peer(address, identity=incarnation, bind=door == "dial", probe=door == "dial") as peer,
     ):
         if door == "dial":
-            _greeted(peer)
+            greeted(peer)
         sent = 0
         end_s = time.monotonic() + FUZZ_S
         while time.monotonic() < end_s:
@@ -525,7 +404,7 @@ def test_random_mutations_of_valid_messages(live: Live, door: str) -> None:
         assert sent > 100
         if door != "dial":
             peer.hello()
-    _is_fine(live)
+    is_fine(live)
 
 
 def test_none_of_it_was_a_crash(live: Live) -> None:
@@ -542,4 +421,4 @@ def _refused(process: subprocess.Popen[bytes]) -> int:
 def test_a_second_pipe_on_the_same_doors_does_not_disturb_the_first(live: Live) -> None:
     """It is refused with exit 3, whatever was thrown at the first one."""
     assert _refused(live.run("mpy6a", "serve", said="second.log")) == EXIT_CANNOT_START
-    _is_fine(live)
+    is_fine(live)

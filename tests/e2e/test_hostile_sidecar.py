@@ -40,6 +40,7 @@ from tests.e2e import hostile
 from tests.e2e.live import ANSWER_S, KIND, PIPE, START_S, Companion, Live, Peer, new_incarnation, repeat_once
 from tests.ports import FreePorts, short_directory
 from tests.processes import Processes
+from tests.wire_samples import MESSAGES
 
 pytestmark = pytest.mark.e2e
 
@@ -57,6 +58,13 @@ def live(free_port: FreePorts) -> Iterator[Live]:
         place.sidecar = place.start_sidecar()
         with Companion(place.service):
             yield place
+
+
+@pytest.fixture(autouse=True)
+def _not_after_its_end(live: Live) -> None:
+    """Once a case has ended the sidecar or the pipe, the others say so at once."""
+    assert live.pipe.poll() is None, f"an earlier case ended the pipe: {live.said('pipe.log')[-1_000:]}"
+    assert live.sidecar.poll() is None, f"an earlier case ended the sidecar: {live.said('sidecar.log')[-1_000:]}"
 
 
 def _is_fine(live: Live) -> None:
@@ -106,7 +114,7 @@ def test_what_is_not_for_a_sidecar_is_refused_by_name(live: Live) -> None:
     """Answers and pushes from a service, operators' verbs, an unknown pipe, a newer version."""
     with Peer(live.service) as peer:
         peer.hello()
-        for value in hostile.MESSAGES.values():
+        for value in MESSAGES.values():
             packed = wire.encode(value, incarnation=peer.incarnation, pipe=PIPE)
             if packed[35] in (
                 MessageType.HELLO,
@@ -247,17 +255,19 @@ def test_the_dearest_messages_hold_up_nobody(live: Live, value: Outcomes | Serve
 def test_two_connections_of_one_identity_do_not_end_the_sidecar(live: Live) -> None:
     """A stranger that takes a service's identity, or a pipe that dials twice under one, is refused by ZeroMQ."""
     with (
-        Peer(live.service, identity=b"service") as first,
-        Peer(live.service, identity=b"service") as second,
-        Peer(live.push, router=True, identity=b"pipe") as dialing,
-        Peer(live.push, router=True, identity=b"pipe") as again,
         Companion(live.service),
+        Peer(live.service, identity=b"service") as first,
+        Peer(live.push, router=True, identity=b"pipe") as dialing,
     ):
         first.hello()
-        second.send(hostile.BEAT)
         _dialed(dialing)
-        again.socket.poll(100)
-        first.hello()
+        with (
+            Peer(live.service, identity=b"service") as second,
+            Peer(live.push, router=True, identity=b"pipe") as again,
+        ):
+            second.send(hostile.BEAT)
+            assert again.socket.poll(5_000), "a bound DEALER has no use for identities: it probes each that dials"
+            first.hello()
     _is_fine(live)
 
 

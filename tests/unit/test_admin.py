@@ -161,7 +161,8 @@ def test_show_tells_all_of_one_session_and_its_records_when_asked() -> None:
     world = desk.world
     id = repeating(world)
     shown = desk.ask("sessions.show", id=str(id))
-    assert (shown["id"], shown["state"], shown["why"], shown["detail"]) == (str(id), "repeating", "REPEATING_AT", "users")
+    assert (shown["id"], shown["state"]) == (str(id), "repeating")
+    assert (shown["why"], shown["detail"]) == ("REPEATING_AT", "users")
     assert (shown["epoch"], shown["fence"], shown["repeats"], shown["record_bytes"]) == (2, str(1 << 32 | 2), 1, [6])
     assert "records_base64" not in shown
     world.batch(S, [Op(Verb.FAIL, id.index, id.term, 2, record=b"no luck")])
