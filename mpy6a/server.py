@@ -19,7 +19,7 @@ import zmq
 from mpy6a import limits
 from mpy6a.admin import AdminDoor
 from mpy6a.clock import Clock
-from mpy6a.errors import Code, DamagedLog, Malformed, VersionMismatch
+from mpy6a.errors import CannotStart, Code, DamagedLog, Malformed, VersionMismatch
 from mpy6a.framing import FrameType
 from mpy6a.log import Log
 from mpy6a.log.segments import SegmentLog
@@ -66,8 +66,13 @@ class Server:
         self._unmarked_ms: int | None = None
         self._context: zmq.Context[Socket] = zmq.Context()
         self._locks: list[int | None] = []
-        self._clients = self._bound(zmq.ROUTER, listen, 0o600)
-        self._operators = self._bound(zmq.ROUTER, [admin], 0o600)
+        try:
+            self._clients = self._bound(zmq.ROUTER, listen, 0o600)
+            self._operators = self._bound(zmq.ROUTER, [admin], 0o600)
+        except CannotStart:
+            self._context.destroy(linger=0)
+            self._unlock()
+            raise
         self._dials = open_socket(self._context, zmq.ROUTER)
         self._dials.setsockopt(zmq.IMMEDIATE, 1)
         self._dials.setsockopt(zmq.RECONNECT_IVL, 50)
@@ -131,9 +136,13 @@ class Server:
         self._wake_read.close()
         self._wake_write.close()
         self._log.close()
+        self._unlock()
+
+    def _unlock(self) -> None:
         for lock in self._locks:
             if lock is not None:
                 os.close(lock)
+        self._locks.clear()
 
     def _wait_ms(self, now_ms: int) -> int:
         deadline = self.pipe.deadline(now_ms)

@@ -31,10 +31,10 @@ Socket = zmq.Socket[bytes]
 
 
 def open_socket(context: zmq.Context[Socket], kind: int, *, dials: bool = False) -> Socket:
-    """A socket with every bound set; one that `dials` has heartbeats.
+    """A socket with every bound set; one that `dials` a peer it trusts has heartbeats instead of a bound on receiving.
 
-    A bound one must have none: libzmq 4.3.5 ends the process ("Assertion failed: !_io_error") when its heartbeat's
-    timer meets a peer that filled our queue and went. Whoever connects beats instead, and leases do the rest.
+    Never both: libzmq 4.3.5 ends the process ("Assertion failed: !_io_error") when the heartbeat's timer meets a peer
+    that filled our queue and went. Whoever connects beats, and leases do the rest.
     """
     socket = context.socket(kind)
     socket.setsockopt(zmq.LINGER, 0)
@@ -42,6 +42,7 @@ def open_socket(context: zmq.Context[Socket], kind: int, *, dials: bool = False)
     socket.setsockopt(zmq.RCVHWM, HIGH_WATER_MESSAGES)
     socket.setsockopt(zmq.MAXMSGSIZE, limits.ENVELOPE_BYTES_MAX)
     if dials:
+        socket.setsockopt(zmq.RCVHWM, 0)
         socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_IVL_MS)
         socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, HEARTBEAT_TIMEOUT_MS)
     if kind == zmq.ROUTER:
