@@ -79,6 +79,9 @@ def bind(socket: Socket, address: str, mode: int = 0o600, group: int = -1) -> in
         if group >= 0:
             os.chown(path, -1, group)
         os.chmod(path, mode)
+    except CannotStart:
+        os.close(lock)
+        raise
     except OSError as problem:
         os.close(lock)
         raise CannotStart(f"{address}: {problem.strerror}") from None

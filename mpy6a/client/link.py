@@ -47,7 +47,7 @@ class Link:
         self.socket = self.context.socket(zmq.DEALER)
         self.socket.linger = 0
         self.socket.sndhwm = limits.CLIENT_QUEUE_MESSAGES
-        self.socket.rcvhwm = limits.CLIENT_QUEUE_MESSAGES
+        self.socket.rcvhwm = 0  # with heartbeats, a full queue ends the process (mpy6a.sockets.open_socket)
         self.socket.setsockopt(zmq.MAXMSGSIZE, limits.ENVELOPE_BYTES_MAX)
         self.socket.setsockopt(zmq.HEARTBEAT_IVL, limits.ZMQ_HEARTBEAT_MS)
         self.socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, limits.ZMQ_HEARTBEAT_TIMEOUT_MS)

@@ -41,7 +41,7 @@ MUTATIONS: Final = (
     Mutation("the second epoch leaves no trace", SESSIONS, "if session.epoch > 1:", "if session.epoch > 2:"),
     Mutation("a trace is kept too long", SESSIONS, "FINISHED_TRACE_MS <= log_ms", "FINISHED_TRACE_MS < log_ms"),
     Mutation("an old batch is told OK", STATE, "first_sent_ms >= FINISHED_TRACE_MS", "first_sent_ms < 0"),
-    Mutation("a lost id is taken for gone", STATE, "first <= index < end", "index < end"),
+    Mutation("a lost id is taken for gone", STATE, "or index < terms[place][1]:", "or index < 0:"),
     # New.
     Mutation("a New below the mark is made again", STATE, "if request < client.mark:", "if request < 0:"),
     Mutation("an old New is made", STATE, "first_sent_ms >= OUTCOME_KEPT_MS", "first_sent_ms > OUTCOME_KEPT_MS"),
