@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import sys
 from typing import Final
@@ -35,7 +36,11 @@ class _Lazy(click.Group):
         if cmd_name not in COMMANDS:
             return None
         module, _, attribute = COMMANDS[cmd_name][0].partition(":")
-        command = getattr(importlib.import_module(module), attribute)
+        gc.disable()  # what modules make stays: to look for garbage among it takes a tenth of a start
+        try:
+            command = getattr(importlib.import_module(module), attribute)
+        finally:
+            gc.enable()
         assert isinstance(command, click.Command)
         return command
 

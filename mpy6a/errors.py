@@ -227,6 +227,10 @@ class DiskFailed(Unavailable):
     """A write or sync failed: the process must stop; nothing after it was acknowledged."""
 
 
+class DiskFull(Unavailable):
+    """No room for the checkpoint: nothing was changed; make room, it is written again by itself."""
+
+
 class DamagedLog(Corrupt):
     """The log is damaged at a place known to have been durable: run `mpy6a log verify`, then restore or repair."""
 
@@ -235,7 +239,7 @@ class FormatVersion(Corrupt):
     """The data directory has a format that this release does not read: use the release it names."""
 
 
-class DamagedCheckpoint(Corrupt):
+class DamagedCheckpoint(DamagedLog):
     """The checkpoint does not join the log, or a row of it is damaged: restore a backup."""
 
 

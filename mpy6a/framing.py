@@ -13,7 +13,7 @@ from enum import IntEnum
 from struct import Struct
 from typing import Final, NamedTuple
 
-from crc32c import crc32c
+from mpy6a.checksum import crc32c
 
 FORMAT_VERSION: Final = 1  # of segments and of pipe.json; FORMAT.md, "Version rule"
 ALIGN: Final = 64  # a frame begins at a multiple of it: the step of the scan behind a bad frame

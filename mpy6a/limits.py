@@ -17,7 +17,7 @@ MESSAGE_BYTES_MAX: Final = 4 * MIB  # one packed message, header included
 MESSAGE_OPERATIONS_MAX: Final = 1_024  # operations of one batch
 ENVELOPE_BYTES_MAX: Final = MESSAGE_BYTES_MAX + 64 * KIB  # packed messages in one ZeroMQ message
 ENVELOPE_MESSAGES_MAX: Final = 1_024  # as many clients as one sidecar packs in one go
-BATCH_OPERATIONS: Final = 256  # what the client library packs at most: beyond it nothing is gained (evidence.md)
+BATCH_OPERATIONS: Final = 128  # what the client library packs at most: with two in flight client, sync and pipe work at once
 TEXT_BYTES_MAX: Final = 512  # reasons, messages of errors, first bytes of stderr
 KEY_BYTES_MAX: Final = 256  # key and order_key of a session
 TRACE_BYTES_MAX: Final = 128  # a W3C traceparent is 55
@@ -76,6 +76,7 @@ SEGMENT_BYTES_MAX: Final = 1024 * MIB  # zero-filled ahead: more holds up the di
 # The local log (mpy6a/log/FORMAT.md).
 LOG_FRAME_BYTES_MAX: Final = MESSAGE_BYTES_MAX + 64 * KIB  # one frame: the biggest message, header and verdicts
 SEGMENT_BYTES: Final = 64 * MIB  # one segment: 70 ms to fill with zeroes, and a handful of files an hour at full load
+FIRST_SEGMENT_BYTES: Final = 8 * MIB  # a log's first one: holds the biggest frame, filled in a tenth of the time
 PREPARE_BYTES: Final = 1 * MIB  # zeroes written in one turn for the next segment: about 1 ms each
 SPARE_SEGMENTS_MAX: Final = 4  # trimmed segments kept for reuse; the rest gives its space back
 OPEN_SEGMENTS_MAX: Final = 64  # segments kept open for reading records back, of 1,024 descriptors a process has
@@ -119,3 +120,45 @@ RECONNECT_MS: Final = 50  # between two attempts to reach the door, doubling up 
 RECONNECT_MAX_MS: Final = 250
 GOODBYE_LINGER_MS: Final = 250  # how long a goodbye may take to leave after the socket was closed
 RUN_CHECK_MS: Final = 250  # how late a handler's timeout may be noticed; a scan of HELD_SESSIONS_MAX runs costs 5 ms
+
+# Refusals (semantics, "The log decides"): logged like good operations, so no client may live on them at full speed.
+REFUSALS_PER_S: Final = 2_000  # refused operations of one client incarnation: 2 % of what a pipe logs in that time
+REFUSALS_BURST: Final = 16_384  # and so many at once: a library's whole queue, all refused, is through in 25 of 30 s
+REFUSALS_WAIT_MIN_MS: Final = 100  # a held client comes back after this at the earliest: its question costs as well
+REFUSALS_WAIT_MAX_MS: Final = RESEND_MAX_MS  # what one turn overdraws is forgiven beyond it; the library waits no longer
+REFUSED_CLIENTS_MAX: Final = 4_096  # clients refused lately whose buckets are kept: 1 MiB, each for at most 24 s
+
+# The checkpoint (mpy6a/checkpoint/FORMAT.md).
+SWEEP_RECORD_BYTES: Final = 4 * KIB  # records that come along with a looked-up row; bigger ones are read when asked for
+SWEEP_RECORDS_BYTES_MAX: Final = 8 * MIB  # of them kept for the push that follows a sweep: two frames of 1,024 sessions
+LOAD_ROWS_MAX: Final = 500  # rows of one statement: 2 MiB at SWEEP_RECORD_BYTES each, 5 ms to read
+CHECKPOINT_WRITER_CACHE_BYTES: Final = 16 * MIB  # SQLite's pages in the process that writes, dropped between checkpoints
+CHECKPOINT_READER_CACHE_BYTES: Final = 8 * MIB  # and in the pipe: inner pages of the indexes of 5 M rows
+CHECKPOINT_SLACK_BYTES: Final = 64 * MIB  # free pages that the file may keep for what comes next
+CHECKPOINT_SHRINK_BYTES: Final = 16 * MIB  # given back to the disk at one checkpoint: 50 ms of moving pages
+CHECKPOINT_LOCK_MS: Final = 5_000  # how long a writer waits for a reader's short statement, and the other way round
+
+# The checkpoint (mpy6a/checkpoint/FORMAT.md).
+CHECKPOINT_BYTES: Final = 64 * MIB  # of log after which the next one begins: restart replays at most about twice that
+CHECKPOINT_IDLE_BYTES: Final = 1 * MIB  # and after CHECKPOINT_MS this little will do
+CHECKPOINT_MS: Final = 60_000
+CHECKPOINT_BACKLOG_BYTES: Final = 320 * MIB  # of log above the last one: batches get BUSY until the next is done
+CHECKPOINT_BEHIND_MS: Final = 50  # what such a batch waits before it is sent again
+CHECKPOINT_REST_MS: Final = 10_000  # without work the process that writes checkpoints ends after this
+SETTLE_SESSIONS: Final = 1_000  # sessions looked at in one turn for leaving memory: 1 to 2 ms
+
+# The disk's levels (mpy6a/disk.py). Shares keep small disks usable, bytes keep big ones from being refused half empty.
+DISK_LOW_PERMILLE: Final = 50  # level 1 below this share of the file system free ...
+DISK_LOW_BYTES: Final = 1024 * MIB  # ... but never for more than this: what lives now can grow by some segments
+DISK_VERY_LOW_PERMILLE: Final = 20  # level 2
+DISK_VERY_LOW_BYTES: Final = 256 * MIB  # the log prepares nothing below it: the checkpoint's transaction fits
+DISK_RESERVE_PERMILLE: Final = 50
+DISK_RESERVE_BYTES: Final = 32 * MIB  # of prepared log: 170,000 Deletes one by one, 800,000 in the library's batches
+DISK_RESERVE_BYTES_MAX: Final = 4096 * MIB  # zero-filled ahead: more is a slip in the unit
+DISK_SLACK_BYTES: Final = GROUP_BYTES_MAX + MESSAGE_BYTES_MAX + 1 * MIB  # one group, its last message, own proposals
+DISK_GROUP_BYTES: Final = 256 * KIB  # what one drain brings to one write when the log is down to its reserve
+DISK_LAST_BYTES: Final = 3 * MIB  # such a group, a last batch of refused New with long keys, 1,024 proposals, operators' words
+DISK_RESERVE_BYTES_MIN: Final = 2 * DISK_LAST_BYTES
+DISK_LOOK_MS: Final = 1_000  # between two questions to the file system: 2 us each, but a network's may take long
+DISK_BUSY_MS: Final = 1_000  # what a batch waits that found the reserve used up
+DISK_CHECKPOINT_MS: Final = 2_000  # between two checkpoints while the disk is low: they give segments and pages back

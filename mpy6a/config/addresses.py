@@ -1,4 +1,4 @@
-"""Addresses and paths of the configuration, as pydantic validators: tcp://, ipc://, http:// and files.
+"""Addresses and paths of the configuration, as validators: tcp://, ipc://, http:// and files.
 
 Relative paths, also inside `ipc://`, are relative to the directory of the file they stand in, which the
 validation context carries as a `Base`. An ipc path that the kernel would cut is refused with a shorter one to
@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Annotated, Final
 from urllib.parse import urljoin, urlsplit
 
-from pydantic import PlainValidator, ValidationInfo
+from pydantic_core.core_schema import ValidationInfo
 
 from mpy6a import limits
 from mpy6a.config.problems import one_of
+from mpy6a.config.schema import PlainValidator
 from mpy6a.config.values import refuse
 
 PATH_BYTES_MAX: Final = 4_096  # PATH_MAX of Linux
@@ -171,10 +172,10 @@ def _base(info: ValidationInfo) -> Path:
     return info.context.directory
 
 
-Dialed = Annotated[str, PlainValidator(ZmqAddress())]
-Bound = Annotated[str, PlainValidator(ZmqAddress(bound=True))]
-IpcBound = Annotated[str, PlainValidator(ZmqAddress(("ipc",), bound=True))]
-FilePath = Annotated[Path, PlainValidator(file_path)]
+Dialed = Annotated[str, PlainValidator(ZmqAddress(), info=True)]
+Bound = Annotated[str, PlainValidator(ZmqAddress(bound=True), info=True)]
+IpcBound = Annotated[str, PlainValidator(ZmqAddress(("ipc",), bound=True), info=True)]
+FilePath = Annotated[Path, PlainValidator(file_path, info=True)]
 HttpUrl = Annotated[str, PlainValidator(_http_url)]
 HealthPath = Annotated[str, PlainValidator(_health)]
 HttpListen = Annotated[HttpAddress, PlainValidator(_http_listen)]

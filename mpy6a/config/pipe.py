@@ -9,8 +9,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, PlainValidator, model_validator
-
 from mpy6a import limits
 from mpy6a.config.addresses import Bound, Dialed, FilePath, IpcBound
 from mpy6a.config.problems import Findings, Where, shortened, shown
@@ -24,6 +22,7 @@ from mpy6a.config.routes import (
     refuse_exec,
     routes_document_of,
 )
+from mpy6a.config.schema import AfterValidator, Field, PlainValidator
 from mpy6a.config.section import Section, validate
 from mpy6a.config.values import Choice, Duration, Name, Several, Size, Whole, refuse, size_text
 from mpy6a.config.yamlfile import Document, read
@@ -91,12 +90,10 @@ class LimitsSection(Section):
     session: SessionBytes = limits.SESSION_BYTES_MAX
     session_records: SessionRecords = limits.SESSION_RECORDS_MAX
 
-    @model_validator(mode="after")
-    def _record_fits(self) -> LimitsSection:
+    def model_check(self) -> None:
         if self.record > self.session:
             found = f"{size_text(self.record)} for a record and {size_text(self.session)} for a session"
             refuse("a session that holds at least one record", found)
-        return self
 
 
 class PipeSection(Section):

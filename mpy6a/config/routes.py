@@ -12,11 +12,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, Field, PlainValidator, ValidationInfo, model_validator
+from pydantic_core.core_schema import ValidationInfo
 
 from mpy6a import limits, policy
 from mpy6a.config.addresses import HealthPath, HttpUrl, file_path, health_url
 from mpy6a.config.problems import Findings, Where, one_of, shown
+from mpy6a.config.schema import AfterValidator, Field, PlainValidator
 from mpy6a.config.section import Section, validate
 from mpy6a.config.values import (
     NAME_ALLOWED,
@@ -107,12 +108,10 @@ class HandlerSection(Section):
     exec: Argv | None = None
     attached: OnlyTrue | None = None
 
-    @model_validator(mode="after")
-    def _exactly_one(self) -> HandlerSection:
+    def model_check(self) -> None:
         given = [name for name in HANDLERS if name in self.model_fields_set]
         if len(given) != 1:
             refuse(f"exactly one of {one_of(HANDLERS)}", " and ".join(given) or "none")
-        return self
 
 
 class KindSection(Section):
@@ -132,7 +131,7 @@ def _path_or_mapping(value: object, info: ValidationInfo) -> object:
     refuse(ROUTES_ALLOWED)
 
 
-RoutesValue = Annotated[object, PlainValidator(_path_or_mapping)]
+RoutesValue = Annotated[object, PlainValidator(_path_or_mapping, info=True)]
 
 
 def _bounded(kinds: dict[str, KindSection]) -> dict[str, KindSection]:

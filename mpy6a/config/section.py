@@ -1,22 +1,20 @@
-"""Checks a mapping of a file against a pydantic model and turns its errors into problems with lines."""
+"""Checks a mapping of a file against a model and turns its errors into problems with lines."""
 
 from __future__ import annotations
 
 import types
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic_core import ErrorDetails, ValidationError
 
 from mpy6a.config.addresses import Base
 from mpy6a.config.problems import Findings, Where, shown
+from mpy6a.config.schema import Model
 from mpy6a.config.yamlfile import Document
 
 
-class Section(BaseModel):
+class Section(Model):
     """A mapping with known keys; the description of a required one says what is allowed there."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, hide_input_in_errors=True)
 
 
 AnySection = TypeVar("AnySection", bound=Section)

@@ -8,8 +8,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated
 
-from pydantic import AfterValidator, Field, PlainValidator
-
 from mpy6a.config.addresses import Bound, Dialed, FilePath, HttpAddress, HttpListen, IpcBound
 from mpy6a.config.problems import Findings, Where, shown
 from mpy6a.config.routes import (
@@ -23,6 +21,7 @@ from mpy6a.config.routes import (
     refuse_exec,
     routes_document_of,
 )
+from mpy6a.config.schema import AfterValidator, Field, PlainValidator
 from mpy6a.config.section import Section, validate
 from mpy6a.config.values import NAME_ALLOWED, Duration, Group, Name, Several
 from mpy6a.config.yamlfile import Document, read

@@ -1,4 +1,4 @@
-"""Values with a unit or a form of their own, as pydantic validators: durations, sizes, names, choices.
+"""Values with a unit or a form of their own, as validators: durations, sizes, names, choices.
 
 Each is a small frozen object used as `Annotated[int, PlainValidator(Duration(1))]`; what it refuses says in
 one phrase what is allowed. Durations become int ms, sizes int bytes.
@@ -11,11 +11,11 @@ import re
 from dataclasses import dataclass
 from typing import Annotated, Final, NoReturn, TypeVar
 
-from pydantic import AfterValidator, PlainValidator
 from pydantic_core import PydanticCustomError
 
 from mpy6a import limits
 from mpy6a.config.problems import one_of, shown
+from mpy6a.config.schema import AfterValidator, PlainValidator
 
 _UNITS_MS: Final = {"d": 86_400_000, "h": 3_600_000, "m": 60_000, "s": 1_000, "ms": 1}
 _UNITS_BYTES: Final = {

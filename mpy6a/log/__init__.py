@@ -41,10 +41,10 @@ class Log(Protocol):
         """Whether a committed frame survives a crash of everything (False: `fsync: interval`, or memory)."""
         ...
 
-    def replay(self) -> Iterator[Frame]:
+    def replay(self, from_index: int = 1) -> Iterator[Frame]:
         """The committed frames in order, with position; once, to its end, before the first append.
 
-        MARK frames are left out. Everything yielded is durable. Raises DamagedLog where the log is damaged:
+        With `from_index`, frames that end below it may be left out. MARK frames are left out. Everything yielded is durable. Raises DamagedLog where the log is damaged:
         what was yielded before is right, but nothing may be served.
         """
         ...

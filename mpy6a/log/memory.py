@@ -45,7 +45,7 @@ class MemoryLog:
         log._positions, log._end, log._first_index = self._positions, self._end, self._first_index
         return log
 
-    def replay(self) -> Iterator[Frame]:
+    def replay(self, from_index: int = 1) -> Iterator[Frame]:
         self._check_open()
         if self._replayed is not None:
             raise RuntimeError("a log is replayed once")

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from mpy6a.errors import CannotStart, ConfigError, DamagedLog, DiskFailed
 from mpy6a.files import File, Files, Lock
 from mpy6a.framing import SEGMENT_HEADER_BYTES, SegmentHeader, encode_segment_header
+from mpy6a.limits import FIRST_SEGMENT_BYTES
 from mpy6a.log.directory import (
     Identity,
     damaged,
@@ -44,7 +45,9 @@ class Opened:
     spares: Spares
 
 
-def open_directory(files: Files, directory: str, pipe: int, segment_bytes: int, draw: Draw) -> tuple[Lock, Opened]:
+def open_directory(
+    files: Files, directory: str, pipe: int, segment_bytes: int, draw: Draw, durable_below: int = 1
+) -> tuple[Lock, Opened]:
     """Lock the directory and open its log, or make both. Raises CannotStart, DamagedLog, FormatVersion, DiskFailed."""
     try:
         _make_directory(files, directory)
@@ -52,7 +55,7 @@ def open_directory(files: Files, directory: str, pipe: int, segment_bytes: int, 
         raise _cannot_start(directory, error) from error
     lock = take_lock(files, directory)
     try:
-        return lock, _open_or_create(files, directory, pipe, segment_bytes, draw)
+        return lock, _open_or_create(files, directory, pipe, segment_bytes, draw, durable_below)
     except OSError as error:
         lock.release()
         raise _cannot_start(directory, error) from error
@@ -89,17 +92,24 @@ def draw_salt(draw: Draw, last: int) -> int:
     return salt
 
 
-def _open_or_create(files: Files, directory: str, pipe: int, segment_bytes: int, draw: Draw) -> Opened:
+def _open_or_create(
+    files: Files, directory: str, pipe: int, segment_bytes: int, draw: Draw, durable_below: int
+) -> Opened:
     """The log of a locked directory. Raises DamagedLog, FormatVersion, CannotStart, OSError."""
     identity = read_identity(files, directory)
+    if identity is None and durable_below > 1:
+        raise DamagedLog(f"{identity_path(directory)} is missing, a checkpoint is there: restore it from a backup")
     if identity is None:
         _clear_leftovers(files, directory)
-        spares = Spares(files, directory, segment_bytes, list_log(files, directory))
+        # A small one, so that a first start waits for few zeroes; the next one is prepared while the pipe serves.
+        first_bytes = min(segment_bytes, FIRST_SEGMENT_BYTES)
         identity = Identity(pipe, draw(16))
-        first = SegmentHeader(identity.log, 1, draw_salt(draw, 0), 0, 1, 0, segment_bytes)
-        file = start_segment(files, directory, spares, first)
+        first = SegmentHeader(identity.log, 1, draw_salt(draw, 0), 0, 1, 0, first_bytes)
+        small = Spares(files, directory, first_bytes, list_log(files, directory))
+        file = start_segment(files, directory, small, first)
         # Last: from here on a log without its first segment is damaged, not new.
         write_identity(files, directory, identity)
+        spares = Spares(files, directory, segment_bytes, list_log(files, directory))
         return Opened(identity, [first], file, find_tail(file, first), spares)
     if identity.pipe != pipe:
         raise CannotStart(
@@ -111,7 +121,7 @@ def _open_or_create(files: Files, directory: str, pipe: int, segment_bytes: int,
     last = headers[-1]
     file = files.open(segment_path(directory, last.number))
     try:
-        tail = _settle_tail(files, directory, file, last)
+        tail = _settle_tail(files, directory, file, last, durable_below)
         spares = Spares(files, directory, segment_bytes, listing)
     except BaseException:
         file.close()
@@ -119,12 +129,15 @@ def _open_or_create(files: Files, directory: str, pipe: int, segment_bytes: int,
     return Opened(identity, headers, file, tail, spares)
 
 
-def _settle_tail(files: Files, directory: str, file: File, header: SegmentHeader) -> Tail:
+def _settle_tail(files: Files, directory: str, file: File, header: SegmentHeader, durable_below: int) -> Tail:
     """Where the log ends, once that is durable. Raises DamagedLog, DiskFailed."""
     path = segment_path(directory, header.number)
     tail = find_tail(file, header)
     if tail.behind.proof is not None:
         what = f"a bad frame, and the frame at byte {tail.behind.proof[1]} shows that it was durable"
+        raise damaged(path, tail.offset, tail.next_index, what)
+    if tail.next_index < durable_below:
+        what = f"the log ends here, and the checkpoint shows that it was durable up to index {durable_below - 1}"
         raise damaged(path, tail.offset, tail.next_index, what)
     try:
         # What was made or renamed before a kill is seen here, and has to stay.

@@ -55,6 +55,10 @@ class SegmentReader:
     def size(self) -> int:
         return self._size
 
+    def look_again(self) -> None:
+        """Forget what was read ahead: the segment may have grown since."""
+        self._window, self._base = memoryview(b""), 0
+
     def frames(self) -> Iterator[Frame]:
         """The frames as values, marks included."""
         for header, at in self._walk():

@@ -73,6 +73,7 @@ class SegmentLog:
         self._unsynced_since_ms = 0
         self._committed: list[Frame] = []
         self._replayed: bool | None = None  # None: not begun
+        self._replayed_bytes = 0
         self._failed: str | None = None
         self._closed = False
         self.tail = tail  # what opening found, for the driver to report
@@ -90,6 +91,7 @@ class SegmentLog:
         *,
         segment_bytes: int = SEGMENT_BYTES,
         frame_bytes_max: int = LOG_FRAME_BYTES_MAX,
+        durable_below: int = 1,
         sync_interval_ms: int | None = None,
         clock: Clock | None = None,
         progress: Progress | None = None,
@@ -97,16 +99,22 @@ class SegmentLog:
     ) -> SegmentLog:
         """Open the log of pipe number `pipe` in `directory`, or make it. The lock is held until `close`.
 
-        `sync_interval_ms` None is `fsync: always`. `progress` is told the bytes that `replay` has read.
+        A checkpoint says that everything below index `durable_below` was durable: a log that ends below is damage,
+        never a tear. `sync_interval_ms` None is `fsync: always`. `progress` is told the bytes that `replay` has read.
         Raises ConfigError (segment too small), CannotStart (in use, another pipe's, unusable path),
         FormatVersion, DamagedLog, DiskFailed (the tail could not be written again).
         """
         check_sizes(segment_bytes, frame_bytes_max)
-        lock, opened = open_directory(files, directory, pipe, segment_bytes, draw)
+        lock, opened = open_directory(files, directory, pipe, segment_bytes, draw, durable_below)
         return cls(
             files, directory, lock, opened, draw=draw, frame_bytes_max=frame_bytes_max,
             sync_interval_ms=sync_interval_ms, clock=clock or OsClock(), progress=progress,
         )  # fmt: skip
+
+    @property
+    def uuid(self) -> bytes:
+        """Of the log, 16 bytes; drawn when it was made."""
+        return self._headers[-1].log
 
     @property
     def term(self) -> int:
@@ -125,16 +133,33 @@ class SegmentLog:
         return self._interval_ms is None
 
     @property
+    def unsynced_bytes(self) -> int:
+        """Appended and not durable yet: 0 unless there is a sync interval."""
+        return self._unsynced_bytes
+
+    @property
+    def replayed_bytes(self) -> int:
+        """Of the frames that `replay` yielded."""
+        return self._replayed_bytes
+
+    @property
     def disk_full(self) -> bool:
         """There was no room to prepare the next segment; what is left is the current one's rest."""
         return self._spares.disk_full
 
-    def replay(self) -> Iterator[Frame]:
+    def replay(self, from_index: int = 1) -> Iterator[Frame]:
         self._check_alive()
         if self._replayed is not None:
             raise RuntimeError("a log is replayed once")
         self._replayed = False
-        yield from replay_segments(self._files, self._directory, self._headers, self._offset, self._progress)
+        first = 0
+        while first + 1 < len(self._headers) and self._headers[first + 1].first_index <= from_index:
+            first += 1
+        headers = self._headers[first:]
+        for frame in replay_segments(self._files, self._directory, headers, self._offset, self._progress):
+            if frame.first_index + frame.count > from_index:
+                self._replayed_bytes += frame_bytes(len(frame.batch), len(frame.verdicts))
+                yield frame
         self._replayed = True
 
     def append(self, frames: Sequence[Frame]) -> None:
@@ -148,8 +173,8 @@ class SegmentLog:
         else:
             self._write_in_pieces(frames, durable)
         if not self._spares and self._size - self._offset < self._size // 2:
-            # Twice what came in, so that the spare is ready when the second half is full.
-            for _ in range(1 + 2 * total // PREPARE_BYTES):
+            # Twice what came in, more for a larger spare, so that it is ready when the second half is full.
+            for _ in range(1 + 2 * total * self._spares.segment_bytes // (self._size * PREPARE_BYTES)):
                 if not self.prepare():
                     break
 

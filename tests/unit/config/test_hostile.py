@@ -17,6 +17,7 @@ import mpy6a.config.yamlfile
 from mpy6a import limits, resources
 from mpy6a.config import check, load_pipe, load_routes, load_sidecar
 from mpy6a.config.problems import ConfigProblems, Problem
+from tests.profile import QUICK
 
 LOADERS: dict[str, Callable[[Path], object]] = {
     "pipe.yaml": load_pipe,
@@ -28,7 +29,9 @@ TREES = {name: yaml.safe_load(text) for name, text in EXAMPLES.items()}
 BOUND_S = 5.0  # the slowest takes 0.6 s alone; what was not bounded took 20 s and more
 
 # 4,000 examples each found nothing more. The directory is shared by the examples of a test: each overwrites its file.
-fuzz = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+fuzz = settings(
+    max_examples=8 if QUICK else 25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 
 fragments = st.sampled_from(
     ["kinds", "pipe", "routes", "handler", "repeat", "sidecars", ": ", ":", "- ", "\n", "\n  ", "\n\t", "[",

@@ -62,11 +62,12 @@ path: [., lib, /opt/handlers]
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Path:
-    (tmp_path / "routes.yaml").write_text(ROUTES)
-    (tmp_path / "pipe.yaml").write_text(PIPE)
-    (tmp_path / "sidecar.yaml").write_text(SIDECAR)
-    return tmp_path
+def place(short_tmp: Path) -> Path:
+    # Short: the sockets of the data directory are to fit wherever tests keep their files.
+    (short_tmp / "routes.yaml").write_text(ROUTES)
+    (short_tmp / "pipe.yaml").write_text(PIPE)
+    (short_tmp / "sidecar.yaml").write_text(SIDECAR)
+    return short_tmp
 
 
 def test_a_pipe_has_everything_it_was_told(place: Path) -> None:

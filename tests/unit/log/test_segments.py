@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import pytest
 
 from mpy6a.errors import CannotStart, ConfigError, DamagedLog, DiskFailed, FormatVersion
-from mpy6a.framing import FrameType
+from mpy6a.framing import Frame, FrameType
 from mpy6a.limits import SPARE_SEGMENTS_MAX
 from mpy6a.log.segments import SegmentLog
 from tests.fakes.files import FakeFiles
@@ -147,6 +147,25 @@ def test_segments_of_another_size_are_still_read(files: FakeFiles) -> None:
     log.close()
     log = open_log(files)
     assert list(log.replay()) == first + second
+
+
+def test_a_new_log_begins_with_a_small_segment(files: FakeFiles, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A first start fills few zeroes; the whole-sized spare is ready when that segment is full all the same."""
+    monkeypatch.setattr("mpy6a.log.opening.FIRST_SEGMENT_BYTES", SEGMENT_BYTES)
+    monkeypatch.setattr("mpy6a.log.segments.PREPARE_BYTES", 4096)
+    monkeypatch.setattr("mpy6a.log.spares.PREPARE_BYTES", 4096)
+    log = fake_log(files, segment_bytes=8 * SEGMENT_BYTES)
+    assert [header.segment_bytes for header in log._headers] == [SEGMENT_BYTES]
+    frames: list[Frame] = []
+    while log.stats.segments == 1:
+        ready = log.stats.spares
+        frames += fill(log, [bytes(1000)])
+    assert ready == 1
+    frames += fill(log, [bytes(5000)] * 9)
+    assert [header.segment_bytes for header in log._headers] == [SEGMENT_BYTES, 8 * SEGMENT_BYTES]
+    files.crash()
+    log = open_log(files, segment_bytes=8 * SEGMENT_BYTES)
+    assert list(log.replay()) == frames
 
 
 def test_many_segments_are_read_with_few_open(files: FakeFiles, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Finds pipe.yaml, and checks configuration files of any kind without starting anything."""
+"""Checks configuration files of any kind without starting anything."""
 
 from __future__ import annotations
 
@@ -11,37 +11,14 @@ from mpy6a.config.problems import Findings, Problem
 from mpy6a.config.routes import RoutesSection, read_routes, refuse_exec
 from mpy6a.config.sidecar import SidecarSection, read_sidecar
 from mpy6a.config.yamlfile import Document, read
-from mpy6a.errors import ConfigError
 
 FileType = Literal["routes", "pipe", "sidecar"]
-
-CONFIG_VARIABLE: Final = "MPY6A_CONFIG"
-PIPE_FILE: Final = "pipe.yaml"
 
 _KEYS: Final[Mapping[FileType, frozenset[str]]] = {
     "routes": frozenset(RoutesSection.model_fields),
     "pipe": frozenset(PipeSection.model_fields),
     "sidecar": frozenset(SidecarSection.model_fields),
 }
-
-
-def find_pipe_config(argument: Path | None, environ: Mapping[str, str], cwd: Path) -> Path:
-    """The pipe.yaml to use: the argument, else $MPY6A_CONFIG, else pipe.yaml in `cwd`.
-
-    Raises ConfigError, saying how to get one, if there is none. A file that was named is not looked for
-    elsewhere, and that it exists shows when it is loaded. With `cwd` as Path() the result, and so every
-    problem, stays short.
-    """
-    if argument is not None:
-        return cwd / argument
-    if named := environ.get(CONFIG_VARIABLE):
-        return cwd / named
-    if (beside := cwd / PIPE_FILE).exists():
-        return beside
-    raise ConfigError(
-        f"there is no {PIPE_FILE} here, no file was named, and ${CONFIG_VARIABLE} is not set: "
-        "`mpy6a init` writes a configuration to begin with, `mpy6a dev HANDLERS.py` runs without one"
-    )
 
 
 def check(paths: Iterable[Path]) -> list[Problem]:
