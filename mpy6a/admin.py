@@ -216,12 +216,11 @@ class AdminDoor:
         }
         if records:
             room, shown = limits.ADMIN_BYTES_MAX // 2, []
-            for reference in session.records:
-                length = reference & 0xFFFFFFFF
-                room -= length * 4 // 3 + 8
+            for record in self._pipe.state.sessions.records(session, self._read):
+                room -= len(record) * 4 // 3 + 8
                 if room < 0:
                     break
-                shown.append(base64.b64encode(self._read(reference >> 32, length)).decode())
+                shown.append(base64.b64encode(record).decode())
             details["records_base64"] = shown
         return details
 

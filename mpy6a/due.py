@@ -2,11 +2,17 @@
 
 OPEN and REPEATING sessions that ran into their limit become proposals; STORED ones become ready, by kind, in the
 order (due_ms, stored_index). Computed from the state, never logged. Source: semantics, "One session", "Two clocks".
+
+What waits in the checkpoint's file has no timer: a window a kind goes over its due index, and brings sessions into
+memory when they are next. After a checkpoint `settle_memory` lets the waiting ones go again, slice by slice.
 """
 
 from __future__ import annotations
 
-from heapq import heappop, heappush
+from collections import deque
+from dataclasses import dataclass, field
+from heapq import heapify, heappop, heappush
+from typing import Final
 
 from mpy6a.entries import decode_proposals
 from mpy6a.framing import Frame
@@ -15,6 +21,28 @@ from mpy6a.session import OPEN, PARKED, REPEATING, STORED, Session
 from mpy6a.sessions import Applied
 from mpy6a.state import State
 from mpy6a.timers import Wheel
+
+WINDOW: Final = 512  # sessions of a kind brought in from the file at a time
+_START: Final = (-1, -1)
+
+
+@dataclass(slots=True)
+class _Window:
+    """How far the sweep of one kind went over the file's due index."""
+
+    after: tuple[int, int]  # (due_ms, stored_index) of the last row looked at
+    next_ms: int | None  # due time of the row behind it
+
+
+@dataclass(slots=True)
+class _Settling:
+    """A pass over the sessions in memory after a checkpoint at log index `before`."""
+
+    before: int
+    shards: deque[int]
+    wheel: Wheel = field(default_factory=Wheel)  # what stays: takes the place of the sweep's at the end
+    ready: dict[int, list[tuple[int, int, int]]] = field(default_factory=dict)
+    at_hand: list[Session] = field(default_factory=list)  # of the shard begun
 
 
 class Due:
@@ -27,21 +55,38 @@ class Due:
         self._state = state
         self._wheel = Wheel()
         self._ready: dict[int, list[tuple[int, int, int]]] = {}  # kind -> heap of (due_ms, stored_index, index)
+        self._windows: dict[int, _Window] = {}  # kind -> of the file; none without rows of it
+        self._settling: _Settling | None = None
+        self._log_ms = 0  # of the last sweep
 
     def open(self, log_ms: int) -> None:
         """Arm every live session after a replay. Limits that ran out meanwhile get half of their length from here."""
-        self.opened_ms = log_ms
-        for session in self._state.sessions.all():
+        self.opened_ms = self._log_ms = log_ms
+        self._state.sessions.loaded.clear()
+        for session in self._state.sessions.in_memory():
             session.timer_ms = 0
             self.arm(session)
+        self._open_windows()
 
     def arm(self, session: Session) -> None:
         """Have the sweep look at the session when it is due (an entry that comes earlier will do)."""
         due_ms = session.due_ms
         if session.state == PARKED or (0 < session.timer_ms <= due_ms):
             return
-        self._wheel.add(due_ms, session.index)
-        session.timer_ms = due_ms
+        self._add(due_ms, session)
+
+    def arm_loaded(self) -> None:
+        """Arm what came from the file into memory since the last call."""
+        loaded = self._state.sessions.loaded
+        for session in loaded:
+            self.arm(session)
+        loaded.clear()
+
+    def _add(self, time_ms: int, session: Session) -> None:
+        self._wheel.add(time_ms, session.index)
+        session.timer_ms = time_ms
+        if self._settling is not None:
+            self._settling.wheel.add(time_ms, session.index)
 
     def settle(self, frame: Frame, applied: Applied) -> None:
         """A frame of proposals was applied: sessions whose proposal was void are judged anew at once."""
@@ -50,11 +95,11 @@ class Due:
         for proposal in applied.void:
             session = self._state.session(proposal.term, proposal.index)
             if session is not None:
-                self._wheel.add(session.due_ms, session.index)
-                session.timer_ms = session.due_ms
+                self._add(session.due_ms, session)
 
     def expired(self, log_ms: int, most: int) -> list[Proposal]:
         """Take out what is due now, up to `most`: limits as proposals, STORED sessions into `ready`."""
+        self._log_ms = log_ms
         proposals: list[Proposal] = []
         for index in self._wheel.due(log_ms, most):
             session = self._state.sessions.at(index)
@@ -66,8 +111,7 @@ class Due:
                 continue
             limit_ms = self._limit_ms(session)
             if limit_ms > log_ms:
-                self._wheel.add(limit_ms, index)
-                session.timer_ms = limit_ms
+                self._add(limit_ms, session)
             elif session.state in (OPEN, REPEATING) and index not in self.proposed:
                 cause = Cause.IDLE if session.state == OPEN else Cause.SILENCE
                 proposals.append(
@@ -86,18 +130,29 @@ class Due:
     def _make_ready(self, session: Session) -> None:
         delivery = session.delivery
         assert delivery is not None
-        heap = self._ready.setdefault(session.kind, [])
-        heappush(heap, (session.due_ms, delivery.stored_index, session.index))
+        entry = (session.due_ms, delivery.stored_index, session.index)
+        heappush(self._ready.setdefault(session.kind, []), entry)
+        if self._settling is not None:
+            self._settling.ready.setdefault(session.kind, []).append(entry)
 
     def ready_kinds(self) -> list[int]:
         """Kinds with sessions that may be ready."""
-        return [] if self.clock_held else [kind for kind, heap in self._ready.items() if heap]
+        if self.clock_held:
+            return []
+        kinds = [kind for kind, heap in self._ready.items() if heap]
+        if self._windows:
+            kinds += [kind for kind in self._windows if not self._ready.get(kind) and self._is_due(kind)]
+        return kinds
 
     def take(self, kind: int, most: int) -> list[Session]:
         """Take up to `most` ready sessions of a kind, in the order of dispatch. Propose them, or give them back."""
-        heap = self._ready.get(kind, [])
-        taken: list[Session] = []
-        while heap and len(taken) < most:
+        heap = self._ready.setdefault(kind, [])
+        taken: dict[int, Session] = {}  # a heap may name a session twice
+        while len(taken) < most:
+            if kind in self._windows:
+                self._bring_in(kind, heap)
+            if not heap:
+                break
             _, stored_index, index = heappop(heap)
             session = self._state.sessions.at(index)
             if session is None or session.state != STORED or index in self.proposed:
@@ -105,22 +160,109 @@ class Due:
             delivery = session.delivery
             assert delivery is not None
             if delivery.stored_index == stored_index and not delivery.paused:
-                taken.append(session)
-        return taken
+                taken[index] = session
+        return list(taken.values())
 
     def give_back(self, session: Session) -> None:
         """A session that was taken and could not be proposed."""
         self._make_ready(session)
 
     def ready(self, kind: int) -> int:
-        """How many entries wait for dispatch in a kind (some may have become stale)."""
-        return len(self._ready.get(kind, ()))
+        """How many entries wait for dispatch in a kind: some may have become stale, of those in the file one counts."""
+        return len(self._ready.get(kind, ())) + (kind in self._windows and self._is_due(kind))
 
     def oldest_ms(self) -> int | None:
         """Due time of the session that waits longest, over all kinds."""
-        return min((heap[0][0] for heap in self._ready.values() if heap), default=None)
+        heads = [heap[0][0] for heap in self._ready.values() if heap]
+        heads += [window.next_ms or 0 for kind, window in self._windows.items() if self._is_due(kind)]
+        return min(heads, default=None)
 
     def next_ms(self) -> int | None:
         """Log time at which something is due next."""
-        return self._wheel.next_ms()
+        next_ms = self._wheel.next_ms()
+        for window in self._windows.values():
+            head = window.next_ms
+            if head is not None and head > self._log_ms and (next_ms is None or head < next_ms):
+                next_ms = head
+        return next_ms
+
+    # ------------------------------------------------------------------ the checkpoint's file
+
+    def _open_windows(self) -> None:
+        """Begin the sweep of the file anew: its rows, or which of them count, have changed."""
+        sessions = self._state.sessions
+        self._windows.clear()
+        if sessions.source is None or not sessions.filed.count:
+            return
+        for kind in {count >> 3 for count, live in sessions.counts.items() if live and count & 7 == STORED}:
+            next_ms = sessions.source.next_due(kind, _START)
+            if next_ms is not None:
+                self._windows[kind] = _Window(_START, next_ms)
+
+    def _is_due(self, kind: int) -> bool:
+        head = self._windows[kind].next_ms
+        return head is not None and head <= self._log_ms
+
+    def _bring_in(self, kind: int, heap: list[tuple[int, int, int]]) -> None:
+        """Have the heap begin with what is due first, wherever it was: rows of the file come in, window by window."""
+        window, sessions = self._windows[kind], self._state.sessions
+        source = sessions.source
+        assert source is not None, "a window is over a file"
+        while window.next_ms is not None and window.next_ms <= self._log_ms:
+            if heap and heap[0][0] < window.next_ms:
+                return
+            rows = source.due(kind, window.after, self._log_ms, WINDOW)
+            for session in rows:
+                if session.index in sessions.filed:
+                    sessions.take_in(session)
+                    self._make_ready(session)
+            if rows:
+                last = rows[-1]
+                assert last.delivery is not None, "a stored session has a delivery"
+                window.after = (last.due_ms, last.delivery.stored_index)
+            window.next_ms = source.next_due(kind, window.after)
+        if window.next_ms is None:
+            del self._windows[kind]
+
+    def settle_memory(self, before: int) -> None:
+        """The checkpoint holds all that was changed below this log index: begin to let it go from memory."""
+        self._settling = _Settling(before, deque(sorted(self._state.sessions.shards)))
+        self._state.sessions.drop_traces(before)
+
+    @property
+    def is_settling(self) -> bool:
+        """Whether `settle_some` has more to do."""
+        return self._settling is not None
+
+    def settle_some(self, most: int) -> None:
+        """Look at up to so many sessions: STORED and PARKED ones that have not changed since leave memory, at about
+        1.5 us each. At the end the sweep goes over the file anew."""
+        settling, sessions = self._settling, self._state.sessions
+        if settling is None:
+            return
+        for _ in range(most):
+            while not settling.at_hand and settling.shards:
+                settling.at_hand = list(sessions.shards.get(settling.shards.popleft(), {}).values())
+            if not settling.at_hand:
+                break
+            session = settling.at_hand.pop()
+            if sessions.at(session.index) is not session:
+                continue  # finished meanwhile
+            waits = session.state in (STORED, PARKED) and session.index not in self.proposed
+            if waits and session.change < settling.before:
+                sessions.drop(session)
+            elif session.timer_ms:
+                settling.wheel.add(session.timer_ms, session.index)
+            elif session.state == STORED:
+                delivery = session.delivery
+                assert delivery is not None, "a stored session has a delivery"
+                settling.ready.setdefault(session.kind, []).append(
+                    (session.due_ms, delivery.stored_index, session.index)
+                )
+        if settling.at_hand or settling.shards:
+            return
+        self._settling, self._wheel, self._ready = None, settling.wheel, settling.ready
+        for heap in self._ready.values():
+            heapify(heap)
+        self._open_windows()
 

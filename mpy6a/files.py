@@ -9,11 +9,13 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+from dataclasses import dataclass
 from typing import Final, Protocol
 
 Buffer = bytes | bytearray | memoryview
 
 _ZEROS: Final = bytes(1 << 20)  # one write of zeroes: large enough that the call itself does not count
+_PID_BYTES: Final = 32
 _NO_DSYNC: Final = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
 
 
@@ -23,6 +25,14 @@ class Locked(OSError):
     def __init__(self, path: str, pid: int) -> None:
         super().__init__(errno.EWOULDBLOCK, "locked by another process", path)
         self.pid = pid
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """Bytes of a file system: free to this user, and in all."""
+
+    free: int
+    total: int
 
 
 class File(Protocol):
@@ -83,6 +93,10 @@ class Files(Protocol):
     def unlink(self, path: str) -> None: ...
 
     def sync_dir(self, path: str) -> None: ...
+
+    def space(self, path: str) -> Space:
+        """Of the file system that holds `path`."""
+        ...
 
     def lock(self, path: str) -> Lock:
         """Take the lock and write this process's pid into its file; raises Locked."""
@@ -225,6 +239,10 @@ class OsFiles:
         finally:
             os.close(fd)
 
+    def space(self, path: str) -> Space:
+        found = os.statvfs(path)
+        return Space(found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize)
+
     def lock(self, path: str) -> OsLock:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
@@ -232,8 +250,8 @@ class OsFiles:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise Locked(path, _pid_in(fd)) from None
-            os.ftruncate(fd, 0)
-            os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+            # Over what is there, in its own block: a disk that is full keeps no pipe from starting.
+            os.pwrite(fd, f"{os.getpid()}\n".encode().ljust(_PID_BYTES), 0)
         except BaseException:
             os.close(fd)
             raise
@@ -255,5 +273,5 @@ class OsFiles:
 
 
 def _pid_in(fd: int) -> int:
-    text = os.pread(fd, 32, 0).strip()
+    text = os.pread(fd, _PID_BYTES, 0).strip()
     return int(text) if text.isdigit() else 0

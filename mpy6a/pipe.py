@@ -36,9 +36,10 @@ from mpy6a.messages import (
 )
 from mpy6a.model import NOBODY, AdminVerb, Cause, Proposal, ProposalVerb, Result, SessionState, Verb
 from mpy6a.policy import Policy
+from mpy6a.refusals import Refusals
 from mpy6a.sessions import Applied
-from mpy6a.state import LEVEL, VERDICT, State
-from mpy6a.wire import RowBatch, decode, decode_rows, encode, null_refused
+from mpy6a.state import LEVEL, OK, VERDICT, State
+from mpy6a.wire import RowBatch, batch_number, decode, decode_rows, encode, null_refused
 
 Authorise = Callable[[int, int], bool]  # (principal, kind) -> may it make sessions of that kind
 Done = Callable[[Applied], None]
@@ -63,9 +64,11 @@ class Pipe:
         self.incarnation = incarnation
         self.durable = durable
         self.disk_level = 0  # 1: New is refused; 2: whatever grows too, and dispatches
+        self.behind = False  # the checkpoint cannot follow: batches wait
         self.outbox: list[tuple[Hashable, bytes]] = []
         self.due = Due(state)
         self.dropped: dict[str, int] = {}  # messages not taken, by reason
+        self.refusals = Refusals()
         self._authorise = authorise
         self._frames: list[Frame] = []
         self._bytes = 0
@@ -78,6 +81,7 @@ class Pipe:
         self._log_ahead_ms = 0  # log time - monotonic time
         self._wall_ahead_ms = 0  # wall clock at opening - monotonic time
         self._lapse_check_ms = 0
+        self._ticked_ms = 0  # monotonic time of this turn
 
     # ------------------------------------------------------------------ opening
 
@@ -215,11 +219,26 @@ class Pipe:
         if message.pipe != self.state.pipe:
             self.drop(sender, message, Code.WRONG_PIPE, f"this is pipe {self.state.pipe}, not {message.pipe}")
             return
-        batch = decode_rows(message.body)
         origin = message.incarnation
+        if self.behind:
+            text = "the checkpoint is behind the log: the disk or the machine is slower than what comes in"
+            number = batch_number(message.body)
+            self._hear(origin, now_ms)
+            self.busy(sender, origin, number, now_ms, "behind", limits.CHECKPOINT_BEHIND_MS, text)
+            return
+        if now_ms < self.refusals.held_until_ms:
+            wait_ms = self.refusals.wait_ms(origin, now_ms)
+            if wait_ms:
+                self._hear(origin, now_ms)
+                number = batch_number(message.body)
+                text = "too many operations of this client were refused: mend what it sends, or wait, then send again"
+                self.busy(sender, origin, number, now_ms, "refusals", wait_ms, text)
+                return
+        batch = decode_rows(message.body)
         made = [row[0] for row in batch.rows if row[4] == NEW] if len(batch.groups) < len(batch.rows) else ()
         if made and not self.state.requests.has_room(origin, batch.mark, made):
-            self.busy(sender, origin, batch.number, now_ms)
+            text = "too many unanswered New are kept for this client: wait for answers, then send again"
+            self.busy(sender, origin, batch.number, now_ms, "busy", 1_000, text)
             return
         self._hear(origin, now_ms)
         refused = self._refusals(batch, principal)
@@ -279,11 +298,12 @@ class Pipe:
         """Count input that was not taken."""
         self.dropped[reason] = self.dropped.get(reason, 0) + 1
 
-    def busy(self, sender: Hashable, origin: bytes, number: int, now_ms: int) -> None:
+    def busy(
+        self, sender: Hashable, origin: bytes, number: int, now_ms: int, reason: str, retry_ms: int, text: str
+    ) -> None:
         """Answer a batch before the log: nothing of it was logged, it may be sent again as it is."""
-        self.count_dropped("busy")
-        text = "too many unanswered New are kept for this client: wait for answers, then send again"
-        ack = Ack(number, log_ms=self.log_ms(now_ms), code=Code.BUSY, retry_after_ms=1_000, message=text)
+        self.count_dropped(reason)
+        ack = Ack(number, log_ms=self.log_ms(now_ms), code=Code.BUSY, retry_after_ms=retry_ms, message=text)
         self.reply(sender, origin, ack)
 
     # ------------------------------------------------------------------ what is to be logged
@@ -331,8 +351,12 @@ class Pipe:
     def _committed(self, frame: Frame) -> Applied:
         expected, sender, number, done = self._in_flight.popleft()
         assert expected.first_index == frame.first_index, "the log returned frames out of order"
+        if self.state.sessions.filed.count and isinstance(frame.decoded, RowBatch):
+            self.state.sessions.prefetch(index for _, index in frame.decoded.groups)
         applied = self.state.apply(frame)
         due = self.due
+        if self.state.sessions.loaded:
+            due.arm_loaded()
         for session in applied.timers:
             due.arm(session)
         if frame.type == FrameType.PROPOSALS:
@@ -352,6 +376,10 @@ class Pipe:
 
     def _ack(self, frame: Frame, sender: Hashable, number: int, applied: Applied) -> None:
         results = tuple(applied.results)
+        if results:
+            refused = sum(result.code != OK for result in results)
+            if refused:
+                self.refusals.count(frame.origin, refused, self._ticked_ms)
         if frame.verdicts:
             results = tuple(self._explained(result, frame) for result in results)
         ack = Ack(
@@ -370,6 +398,7 @@ class Pipe:
 
     def tick(self, now_ms: int) -> None:
         """Propose what time has brought: due limits, lapsed leases, what dead incarnations leave behind."""
+        self._ticked_ms = now_ms
         if now_ms - self._lapse_check_ms >= LAPSE_CHECK_MS:
             late_ms = now_ms - self._lapse_check_ms - LAPSE_CHECK_MS
             if late_ms > self.state.policy.lease_ms // 6:  # this process stood still: what was said is not read yet

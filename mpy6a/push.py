@@ -20,6 +20,7 @@ from mpy6a.messages import (
     Greeting,
     KindCredit,
     Message,
+    MessageType,
     Push,
     RepeatPart,
     SessionEpoch,
@@ -126,7 +127,15 @@ class Pusher:
 
     def _hello(self, sender: Hashable, incarnation: bytes, hello: SidecarHello, now_ms: int) -> None:
         dial = self._current(incarnation, hello.dial, hello.term)
-        if dial is None or dial.name:
+        if dial is None:  # if it is not late: somebody greeted in this pipe's name, and has to be forgotten
+            sentence = f"(term, dial) ({hello.term}, {hello.dial}) is no dial of this pipe"
+            refusal = Error(Code.BAD_REQUEST, sentence, MessageType.SIDECAR_HELLO, hello.dial)
+            self._pipe.reply(sender, incarnation, refusal)
+            standing = self._dials.get(incarnation)
+            if standing is not None and standing.name:  # else a greeting is on its way already
+                self.probed(incarnation, now_ms)
+            return
+        if dial.name:
             return
         if hello.name not in self._sidecars:
             known = ", ".join(sorted(self._sidecars)) or "none"
@@ -285,13 +294,12 @@ class Pusher:
         delivery, extra = session.delivery, session.extra or _NO_EXTRA
         pages: list[list[bytes]] = [[]]
         size = 0
-        for reference in session.records:
-            length = reference & 0xFFFFFFFF
-            if pages[-1] and size + length > PUSH_BYTES:
+        for record in self._pipe.state.sessions.records(session, self._read):
+            if pages[-1] and size + len(record) > PUSH_BYTES:
                 pages.append([])
                 size = 0
-            pages[-1].append(self._read(reference >> 32, length))
-            size += length
+            pages[-1].append(record)
+            size += len(record)
         return [
             RepeatPart(
                 session.term,

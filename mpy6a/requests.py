@@ -7,7 +7,7 @@ Outcomes are kept from the highest mark a client named until an hour of log time
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Iterator
 from typing import NamedTuple
 
 from mpy6a import limits
@@ -105,6 +105,20 @@ class Requests:
         """The highest mark that a client named."""
         client = self._clients.get(origin)
         return 0 if client is None else client.mark
+
+    def heard_since(self, log_ms: int) -> Iterator[tuple[bytes, Client]]:
+        """The clients whose last frame has this log time or a later one, latest first."""
+        for origin, client in reversed(self._clients.items()):
+            if client.last_ms < log_ms:
+                return
+            yield origin, client
+
+    def restore(self, clients: Iterable[tuple[bytes, Client]]) -> None:
+        """New requests become those of a checkpoint: clients in the order of their last frame, oldest first."""
+        assert not self._clients, "only new requests are restored"
+        for origin, client in clients:
+            self._clients[origin] = client
+            self.kept += len(client.outcomes)
 
     def dump(self) -> dict[str, dict[int, tuple[int, int, int]]]:
         """Plain data for comparing two states."""

@@ -205,6 +205,14 @@ def read_rows(body: bytes, *, nulled: bool = False) -> RowBatch | None:
     return RowBatch(number, mark, first_sent_ms, rows, extras, body, False, groups)
 
 
+def read_number(body: bytes) -> int:
+    """`number` of what looks like a batch in row form, without a look at its operations; 0 if it does not."""
+    if len(body) < _ROWS_AT + _ROW.size or len(body) & 7:
+        return 0
+    table, words, root, number, *_ = _PREFIX.unpack_from(body)
+    return 0 if table or words << 3 != len(body) - 8 or root != _ROOT else int(number)
+
+
 def _read_operations(
     body: bytes, count: int, mark: int, nulled: bool, rows: list[RowTuple], groups: Groups
 ) -> int:

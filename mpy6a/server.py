@@ -1,6 +1,6 @@
 """The pipe's process: one poll loop between ROUTER, log, pipe and push. Short and boring; it decides nothing.
 
-    drain the doors -> receive -> tick -> turn -> append (write, sync) -> committed -> send
+    drain the doors -> receive -> tick -> turn -> append (write, sync) -> committed -> send -> keep the store small
 """
 
 from __future__ import annotations
@@ -11,16 +11,19 @@ import resource
 import signal
 import socket as sockets_of_os
 import time
-from collections.abc import Container, Hashable, Mapping, Sequence
+from collections.abc import Callable, Container, Hashable, Mapping, Sequence
 from typing import Any, Final
 
 import zmq
 
 from mpy6a import limits
 from mpy6a.admin import AdminDoor
+from mpy6a.checkpoint.driver import Checkpointer
 from mpy6a.clock import Clock
 from mpy6a.errors import CannotStart, Code, DamagedLog, Malformed, VersionMismatch
+from mpy6a.filed import Filed
 from mpy6a.framing import FrameType
+from mpy6a.keeping import Keeper
 from mpy6a.log import Log
 from mpy6a.log.segments import SegmentLog
 from mpy6a.messages import AdminRequest, Error, MessageType, Role
@@ -28,6 +31,7 @@ from mpy6a.pipe import Pipe
 from mpy6a.policy import Policy
 from mpy6a.push import Pusher
 from mpy6a.sockets import Socket, bind, drain, open_socket
+from mpy6a.waiter import Waiter
 from mpy6a.state import State
 from mpy6a.version import __version__
 from mpy6a.wire import unpack
@@ -54,16 +58,25 @@ class Server:
         listen: Sequence[str],
         admin: str,
         sidecars: Mapping[str, str],
+        state: State | None = None,
+        checkpoints: Checkpointer | None = None,
+        open_file: Callable[[], Filed] | None = None,
     ) -> None:
+        """`state` is that of the last checkpoint, `checkpoints` whoever writes the next ones, and `open_file` gives
+        their reading side; without them the log is kept whole."""
         self._log = log
+        self._checkpoints = checkpoints
+        self._open_file = open_file
+        self._keeper: Keeper | None = None
         self._segments = log if isinstance(log, SegmentLog) else None
         self._clock = clock
         self._policy = policy
-        self.pipe = Pipe(State(pipe_number), os.urandom(16), durable=log.durable)
+        self.pipe = Pipe(state or State(pipe_number), os.urandom(16), durable=log.durable)
         self.pusher = Pusher(self.pipe, log.read, sidecars)
         self._door = AdminDoor(self.pipe, self.pusher, log.read, self._facts)
         self._stopping = False
         self._unmarked_ms: int | None = None
+        self._alone = False
         self._context: zmq.Context[Socket] = zmq.Context()
         self._locks: list[int | None] = []
         try:
@@ -91,13 +104,22 @@ class Server:
     # ------------------------------------------------------------------ life
 
     def replay(self) -> None:
-        """Bring the state to the log's end. Raises DamagedLog, also for a log whose beginning is gone."""
-        if self._log.first_index != 1:
-            first = self._log.first_index
-            raise DamagedLog(f"the log begins at index {first}; nothing here tells what was before: restore a backup")
-        for frame in self._log.replay():
-            self.pipe.state.apply(frame)
-            frame.decoded = None
+        """Bring the state to the log's end. Raises DamagedLog, also for a log that does not join its checkpoint."""
+        state, first = self.pipe.state, self._log.first_index
+        if first > state.next_index:
+            before = f"the checkpoint ends at index {state.next_index}" if state.next_index > 1 else "there is no checkpoint"
+            raise DamagedLog(f"the log begins at index {first}, and {before}: restore a backup")
+        if self._log.next_index < state.next_index:
+            raise DamagedLog(
+                f"the log ends at index {self._log.next_index}, its checkpoint at {state.next_index}: restore a backup"
+            )
+        for frame in self._log.replay(state.next_index):
+            if frame.first_index >= state.next_index:
+                state.apply(frame)
+                frame.decoded = None
+        if self._segments is not None and self._checkpoints is not None and self._open_file is not None:
+            replayed = self._segments.replayed_bytes
+            self._keeper = Keeper(self.pipe, self._segments, self._checkpoints, self._open_file, replayed)
 
     def run(self) -> None:
         """Serve until stopped: the opening is logged first, and only then is anything taken in or dialed."""
@@ -107,15 +129,24 @@ class Server:
         for address in self._sidecars.values():
             self._dials.connect(address)
         logger.info("serving", extra={"facts": {"pipe": pipe.state.pipe, "term": pipe.state.term}})
-        poller = zmq.Poller()
-        for readable in (self._clients, self._operators, self._dials, self._wake_read):
-            poller.register(readable, zmq.POLLIN)
+        waiter = Waiter((self._clients, self._operators, self._dials), self._wake_read.fileno())
         while not self._stopping:
-            ready = {one for one, _ in poller.poll(self._wait_ms(clock.monotonic_ms()))}
+            ready = waiter.wait(self._wait_ms(clock.monotonic_ms()), spin=self._alone)
             now_ms = clock.monotonic_ms()
             self._receive(ready, now_ms)
             self._work(now_ms)
+            self._keep(waiter, ready, now_ms)
         self._work(clock.monotonic_ms())
+
+    def _keep(self, waiter: Waiter, ready: Container[object], now_ms: int) -> None:
+        """One turn for the checkpoint: hear its writer, which comes and goes, and let go of what it holds."""
+        keeper, checkpoints = self._keeper, self._checkpoints
+        if keeper is None or checkpoints is None:
+            return
+        if waiter.watched is not None and waiter.watched in ready:
+            keeper.receive(now_ms)
+        keeper.turn(now_ms)
+        waiter.watch(checkpoints.fileno())
 
     def stop(self, *_: object) -> None:
         """End `run` after what was taken in is finished and synced. Safe in a signal handler."""
@@ -133,6 +164,8 @@ class Server:
     def close(self) -> None:
         """Let go of sockets and log. What was acknowledged is durable already."""
         self._context.destroy(linger=200)
+        if self._checkpoints is not None:
+            self._checkpoints.close()
         self._wake_read.close()
         self._wake_write.close()
         self._log.close()
@@ -150,6 +183,7 @@ class Server:
             self.pusher.deadline(now_ms),
             None if self._unmarked_ms is None else self._unmarked_ms + IDLE_MARK_MS,
             None if self._segments is None else self._segments.sync_due(),
+            None if self._keeper is None else self._keeper.deadline(now_ms),
         ):
             if other is not None:
                 deadline = min(deadline, other)
@@ -219,6 +253,7 @@ class Server:
         pipe.tick(now_ms)
         pusher.turn(now_ms)
         frames = pipe.group()
+        self._alone = len(frames) == 1 and frames[0].count == 1  # whoever works one by one asks again at once
         if frames:
             self._unmarked_ms = now_ms
             log.append(frames)
@@ -278,6 +313,20 @@ class Server:
                 "time": time.time(),
             },
             "log": log_facts(self._log),
+            "checkpoint": self._keeper_facts(),
+        }
+
+    def _keeper_facts(self) -> dict[str, Any]:
+        """How far the last checkpoint reaches, and how much log lies above it."""
+        if self._keeper is None:
+            return {}
+        kept = self._keeper.kept
+        return {
+            "index": kept.index,
+            "checkpoints": kept.checkpoints,
+            "took_ms": kept.took_ms,
+            "backlog_bytes": self._keeper.backlog_bytes,
+            "in_memory": self.pipe.state.sessions.live() - self.pipe.state.sessions.filed.count,
         }
 
 

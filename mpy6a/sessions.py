@@ -2,22 +2,29 @@
 
 Whoever calls has judged that the transition may happen; this keeps indexes of owners, targets, keys and counts in
 step with it, and says what came of it (`Applied`). Source: semantics, "One session".
+
+A session lives in memory or in the checkpoint's file: `filed` names those whose truth is the file's row. Whoever asks
+for one of them by its id gets it into memory, and from there on the row counts no more (design, "Checkpoint").
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
 from mpy6a.errors import Code
+from mpy6a.filed import Filed
 from mpy6a.limits import ATTEMPTS_KEPT, FINISHED_TRACE_MS
+from mpy6a.liveset import LiveSet
 from mpy6a.model import BY_POLICY, Attempt, AttemptOutcome, Cause, Extra, Proposal, Result, fence
 from mpy6a.policy import KindPolicy, Policy
-from mpy6a.session import GONE, OPEN, REPEATING, TRANSITIONS, Delivery, Event, Session, draw
+from mpy6a.session import GONE, OPEN, PARKED, REPEATING, STORED, TRANSITIONS, Delivery, Event, Session, draw
 
 RELEASE_CAP_MS: Final = 600_000  # Retry-After is honoured up to this (semantics, "release")
 STORE_CAP_MS: Final = 315_360_000_000  # ten years: a due time stays far from the edge of its u64
+_PAGE: Final = 500  # rows of the file read at a time for a list
+_LENGTH: Final = (1 << 32) - 1
 _DEFAULT_KIND: Final = KindPolicy(0, "", ())
 
 
@@ -45,7 +52,14 @@ class Sessions:
         self._keys: dict[tuple[int, str], int] = {}
         self._owned: dict[bytes, set[int]] = {}  # writer -> OPEN sessions
         self._held: dict[bytes, set[int]] = {}  # target -> REPEATING sessions
-        self._finished: OrderedDict[tuple[int, int], tuple[int, int]] = OrderedDict()  # id -> (epoch, log time)
+        # id -> (epoch, log time, log index) of the end
+        self._finished: OrderedDict[tuple[int, int], tuple[int, int, int]] = OrderedDict()
+        self.filed = LiveSet()  # sessions whose truth is their row in `source`
+        self.source: Filed | None = None
+        self.filed_below = 0  # log position of the checkpoint: records below it are read from the file
+        self.loaded: list[Session] = []  # came into memory since the pipe looked last: they want their timers
+        self.rows: LiveSet | None = None  # kept by whoever writes checkpoints: which sessions have a row in the file
+        self.gone: list[int] = []  # those of `rows` that finished since
 
     # ------------------------------------------------------------------ reading
 
@@ -53,28 +67,51 @@ class Sessions:
         """The live session of that id."""
         shard = self.shards.get(index >> 16)
         session = shard.get(index) if shard is not None else None
+        if session is None and index in self.filed:
+            session = self._load(index)
         return session if session is not None and session.term == term else None
 
     def at(self, index: int) -> Session | None:
-        """The live session whose New has that log index."""
+        """The session in memory whose New has that log index."""
         shard = self.shards.get(index >> 16)
         return shard.get(index) if shard is not None else None
 
     def all(self) -> list[Session]:
-        """All live sessions, by index: a copy of references."""
+        """All live sessions, by index: those in memory by reference, the others as images of their rows."""
+        return list(self.after(0))
+
+    def in_memory(self) -> list[Session]:
+        """The sessions in memory, by index: a copy of references."""
         return [self.shards[key][index] for key in sorted(self.shards) for index in sorted(self.shards[key])]
 
     def after(self, index: int) -> Iterator[Session]:
         """Live sessions above an index, in order; sorts one shard at a time. Not to be kept over an `apply`."""
+        filed = self._filed_after(index)
+        row = next(filed, None)
         for key in sorted(key for key in self.shards if key >= index >> 16):
             shard = self.shards[key]
             for one in sorted(shard):
+                while row is not None and row.index < one:
+                    yield row
+                    row = next(filed, None)
                 if one > index:
                     yield shard[one]
+        while row is not None:
+            yield row
+            row = next(filed, None)
+
+    def _filed_after(self, index: int) -> Iterator[Session]:
+        """Images of the rows that count, in order. They stay where they are."""
+        while self.source is not None and self.filed.count:
+            page = self.source.page(index, _PAGE)
+            yield from (session for session in page if session.index in self.filed)
+            if len(page) < _PAGE:
+                return
+            index = page[-1].index
 
     def live(self) -> int:
         """How many sessions are live."""
-        return sum(map(len, self.shards.values()))
+        return sum(map(len, self.shards.values())) + self.filed.count
 
     def owned(self, writer: bytes) -> list[int]:
         """Indexes of the OPEN sessions that this incarnation writes."""
@@ -98,16 +135,85 @@ class Sessions:
 
     def with_key(self, kind: int, key: str) -> Session | None:
         """The live session of that kind and key."""
-        return self.at(self._keys.get((kind, key), 0))
+        index = self._keys.get((kind, key), 0)
+        if not index and self.source is not None:
+            index = self.source.key(kind, key)
+            return self._load(index) if index in self.filed else None
+        return self.at(index)
 
-    def finished_epoch(self, term: int, index: int) -> int | None:
-        """The epoch that finished a session, while its trace is kept."""
-        trace = self._finished.get((term, index))
-        return None if trace is None else trace[0]
+    def finished_epoch(self, term: int, index: int, log_ms: int) -> int | None:
+        """The epoch that finished a session, while its trace is kept: 24 h of log time."""
+        trace: tuple[int, ...] | None = self._finished.get((term, index))
+        if trace is None and self.source is not None:
+            trace = self.source.trace(term, index)
+        return None if trace is None or trace[1] + FINISHED_TRACE_MS <= log_ms else trace[0]
+
+    def records(self, session: Session, read: Callable[[int, int], bytes]) -> list[bytes]:
+        """The bytes of a session's records: from its row what is older than the checkpoint, by `read` the rest."""
+        below, source = self.filed_below, self.source
+        old: dict[int, bytes] = {}
+        if source is not None and any(reference >> 32 < below for reference in session.records):
+            old = source.records(session.index)
+        return [
+            old[reference] if reference >> 32 < below else read(reference >> 32, reference & _LENGTH)
+            for reference in session.records
+        ]
 
     def kind(self, number: int) -> KindPolicy:
         """The kind's policy, or the defaults for one that the routes no longer name."""
         return self.policy.kinds.get(number, _DEFAULT_KIND)
+
+    # ------------------------------------------------------------------ memory and file
+
+    def prefetch(self, indexes: Iterable[int]) -> None:
+        """Bring those of the sessions that are filed into memory with one look at the file."""
+        wanted = [index for index in indexes if index in self.filed]
+        if wanted:
+            assert self.source is not None, "filed sessions have a file"
+            for session in self.source.load_many(wanted):
+                self.take_in(session)
+                self.loaded.append(session)
+
+    def _load(self, index: int) -> Session:
+        assert self.source is not None, "filed sessions have a file"
+        session = self.source.load(index)
+        self.take_in(session)
+        self.loaded.append(session)
+        return session
+
+    def take_in(self, session: Session) -> None:
+        """Put an image from the file into memory: from here on its row does not count."""
+        index = session.index
+        self.shards.setdefault(index >> 16, {})[index] = session
+        self.filed.discard(index)
+        if session.extra is not None and session.extra.key:
+            self._keys[(session.kind, session.extra.key)] = index
+        if session.state == OPEN:
+            self._owned.setdefault(session.writer, set()).add(index)
+        elif session.state == REPEATING:
+            assert session.delivery is not None
+            self._held.setdefault(session.delivery.target, set()).add(index)
+
+    def drop(self, session: Session) -> None:
+        """Let a waiting session go from memory: the checkpoint has its image, which counts from here on."""
+        assert session.state in (STORED, PARKED), "who has a writer or a target stays in memory"
+        shard = self.shards[session.index >> 16]
+        del shard[session.index]
+        if not shard:
+            del self.shards[session.index >> 16]
+        if session.extra is not None and session.extra.key:
+            self._keys.pop((session.kind, session.extra.key), None)
+        self.filed.add(session.index)
+
+    def traces(self) -> Iterator[tuple[int, int, int, int, int]]:
+        """(term, index, epoch, log time, log index of the end) of the traces in memory, oldest first."""
+        for (term, index), (epoch, log_ms, change) in self._finished.items():
+            yield term, index, epoch, log_ms, change
+
+    def drop_traces(self, before: int) -> None:
+        """Let go of the traces that a checkpoint at log index `before` holds."""
+        while self._finished and next(iter(self._finished.values()))[2] < before:
+            self._finished.popitem(last=False)
 
     # ------------------------------------------------------------------ a session's beginning and end
 
@@ -131,15 +237,15 @@ class Sessions:
         """Delete by the writer. An epoch > 1 leaves a trace, so that a late copy gets the verdict it had."""
         assert TRANSITIONS[Event.DELETE][session.state] == GONE
         if session.epoch > 1:
-            self._finished[(session.term, session.index)] = (session.epoch, log_ms)
+            self._finished[(session.term, session.index)] = (session.epoch, log_ms, session.change)
         if session.state == REPEATING:
             self.end_epoch(session, AttemptOutcome.DECIDED, False, "", log_ms, Code.ENDED, applied)
         self._forget(session)
 
-    def delete_by_operator(self, session: Session, log_ms: int) -> None:
+    def delete_by_operator(self, session: Session, change: int, log_ms: int) -> None:
         """The trace names the next epoch: whoever wrote in this one is told FENCED, not OK."""
         assert TRANSITIONS[Event.ADMIN_DELETE][session.state] == GONE
-        self._finished[(session.term, session.index)] = (session.epoch + 1, log_ms)
+        self._finished[(session.term, session.index)] = (session.epoch + 1, log_ms, change)
         self._forget(session)
 
     def forget_traces(self, log_ms: int) -> None:
@@ -157,6 +263,8 @@ class Sessions:
         del shard[session.index]
         if not shard:
             del self.shards[session.index >> 16]
+        if self.rows is not None and self.rows.discard(session.index):
+            self.gone.append(session.index)
         session.state = GONE
 
     # ------------------------------------------------------------------ transitions
@@ -312,7 +420,7 @@ class Sessions:
         return {
             "sessions": {f"{s.term}.{s.index}": _plain(s) for s in self.all()},
             "keys": dict(sorted(self._keys.items())),
-            "finished": {f"{t}.{i}": epoch for (t, i), (epoch, _) in sorted(self._finished.items())},
+            "finished": {f"{t}.{i}": epoch for (t, i), (epoch, *_) in sorted(self._finished.items())},
         }
 
 

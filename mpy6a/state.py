@@ -265,7 +265,7 @@ class State:
         beyond = self._beyond(term, index)
         if beyond:
             return _Decided([beyond] * count)
-        finished = self.sessions.finished_epoch(term, index)
+        finished = self.sessions.finished_epoch(term, index, log_ms)
         if finished is None:
             if epoch > 1:
                 return _Decided([GONE_CODE] * count)
@@ -458,7 +458,7 @@ class State:
                 session, AttemptOutcome.CANCELLED, False, said, self.log_ms, FENCED, applied
             )
         if event == Event.ADMIN_DELETE:
-            self.sessions.delete_by_operator(session, self.log_ms)
+            self.sessions.delete_by_operator(session, change, self.log_ms)
         elif event == Event.ADMIN_PARK:
             self.sessions.park(session, event, change, admin.reason)
         else:
@@ -470,6 +470,29 @@ class State:
                 delivery.cancel = True
             self.sessions.store(session, event, change, self.log_ms, applied)
         return Code.OK
+
+    # ------------------------------------------------------------------ checkpoints
+
+    def terms(self) -> list[tuple[int, int]]:
+        """(term, its first index) of each opening, ascending."""
+        return list(self._terms)
+
+    def restore(
+        self,
+        *,
+        next_index: int,
+        log_ms: int,
+        terms: Sequence[tuple[int, int]],
+        paused_kinds: dict[int, tuple[int, str, str]],
+        clock_accepted_ms: int,
+    ) -> None:
+        """A new state becomes that of a checkpoint; `sessions` and `requests` are restored by themselves."""
+        assert self.next_index == 1, "only a new state is restored"
+        self.next_index = next_index
+        self.log_ms = log_ms
+        self._terms = list(terms)
+        self.paused_kinds = paused_kinds
+        self.clock_accepted_ms = clock_accepted_ms
 
     # ------------------------------------------------------------------ comparing
 

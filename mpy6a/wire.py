@@ -19,7 +19,7 @@ from mpy6a.errors import Malformed, TooLarge, VersionMismatch
 from mpy6a.layouts import BY_TYPE
 from mpy6a.messages import Ack, AnyMessage, Batch, Goodbye, Message, MessageType
 from mpy6a.model import NOBODY, Extra, Op
-from mpy6a.rows import RowBatch, RowTuple, read_rows, write_rows
+from mpy6a.rows import RowBatch, RowTuple, read_number, read_rows, write_rows
 
 __all__ = [
     "BODY_BYTES_MAX",
@@ -27,6 +27,7 @@ __all__ = [
     "VERSION",
     "RowBatch",
     "RowTuple",
+    "batch_number",
     "decode",
     "decode_rows",
     "encode",
@@ -189,6 +190,11 @@ def decode_rows(body: bytes, *, nulled: bool = False) -> RowBatch:
     if len(body) > BODY_BYTES_MAX:
         raise Malformed(f"a body of {len(body)} bytes; at most {BODY_BYTES_MAX}")
     return read_rows(body, nulled=nulled) or read_batch(body, BODY_BYTES_MAX, nulled=nulled)
+
+
+def batch_number(body: bytes) -> int:
+    """A batch's number for an answer that does not depend on its operations; they may be anything. Raises Malformed."""
+    return (read_number(body) if len(body) <= BODY_BYTES_MAX else 0) or decode_rows(body).number
 
 
 def null_refused(batch: RowBatch, refused: Collection[int]) -> bytes:

@@ -41,6 +41,7 @@ class Agent:
         self._dialed = Dialed(setup, self.links, self.handing, self.counts)
         self._pipes.on_client = self._service.forward
         self._pipes.on_stop = self._dialed.stopped
+        self._pipes.on_refused = self._dialed.refused
         self._pipes.on_ended = self.handing.answered
         self._sweep_ms = now_ms
 
@@ -61,11 +62,11 @@ class Agent:
             for message in wire.unpack(payload):
                 match wire.decode(message):
                     case Greeting() as greeting:
-                        self._dialed.greeted(message.pipe, greeting)
+                        self._dialed.greeted(message.pipe, message.incarnation, greeting)
                     case Push() as push:
-                        self._dialed.pushed(message.pipe, push, now_ms)
+                        self._dialed.pushed(message.pipe, message.incarnation, push, now_ms)
                     case Stop() as stop:
-                        self._dialed.stopped(message.pipe, stop)
+                        self._dialed.stopped(message.pipe, stop, message.incarnation)
                     case _:
                         self.counts["dial_unexpected"] += 1
         except (Malformed, VersionMismatch):

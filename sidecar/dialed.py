@@ -2,6 +2,9 @@
 
 Pure. Greetings, pushes and stops come in; the sidecar hello, Accepted and credit go out over the sidecar's
 own connection to that pipe. What an older dial says is dropped and counted. Source: semantics "Pushing".
+
+Whoever reaches the address may dial. What the sidecar trusts is the connection that it made itself: its welcome
+told the pipe's incarnation and term, and only a greeting that says the same is answered and stands.
 """
 
 from __future__ import annotations
@@ -30,24 +33,28 @@ class Dialed:
         self._dials = Dials()
         self._told_changes = -1  # `Handing.changes` when all dials were answered; -1: they are not
 
-    def greeted(self, pipe: int, greeting: Greeting) -> None:
-        """A pipe dialed: from its hello on, what it said on older dials no longer counts."""
-        facts: dict[str, object] = {"pipe": pipe, "term": greeting.term, "dial": greeting.dial}
+    def greeted(self, pipe: int, incarnation: bytes, greeting: Greeting) -> None:
+        """Somebody dialed: once it is known to be the pipe, what it said on older dials no longer counts."""
         if greeting.name not in ("", self._setup.name):  # a pipe that dials many cannot know who answered
             self._counts["dial_wrong_name"] += 1
-            self._refuse(pipe, greeting.name)
-        elif not pipe or self._dials.greeted(pipe, greeting) is None:
+            link = link_to(self._links, pipe)
+            if link is not None and link.hop == incarnation:
+                self._refuse(link, greeting.name)
+        elif not pipe or not self._dials.greeted(pipe, incarnation, greeting):
             self._counts["dial_old_greeting"] += 1
-        else:
-            self._told_changes = -1
-            self.told.append(Told("info", "a pipe dialed", facts))
 
-    def pushed(self, pipe: int, push: Push, now_ms: int) -> None:
+    def refused(self, pipe: int, error: Error) -> None:
+        """The pipe itself does not know the dial that a hello named: whoever greeted under its name, it did not."""
+        if self._dials.refused(pipe, error.number):
+            self._counts["dial_refused"] += 1
+            self._told_changes = -1
+
+    def pushed(self, pipe: int, incarnation: bytes, push: Push, now_ms: int) -> None:
         """Takes the sessions of a push that is meant for this process, on the newest dial, in their order."""
         if push.target != self._setup.incarnation:
             self._counts["push_other_target"] += 1
             return
-        dial = self._dials.named(pipe, push.term, push.dial)
+        dial = self._dials.named(pipe, push.term, push.dial, incarnation)
         if dial is None:
             self._counts["push_old_dial"] += 1
             return
@@ -59,9 +66,10 @@ class Dialed:
             elif taken:
                 self._handing.take(pipe, taken, now_ms)
 
-    def stopped(self, pipe: int, stop: Stop) -> None:
-        """Epochs that are no longer this sidecar's."""
-        if self._dials.named(pipe, stop.term, stop.dial) is None:
+    def stopped(self, pipe: int, stop: Stop, incarnation: bytes | None = None) -> None:
+        """Epochs that are no longer this sidecar's. `incarnation`: who says so on a dial; None: the pipe, on our own
+        connection to it."""
+        if self._dials.named(pipe, stop.term, stop.dial, incarnation) is None:
             self._counts["stop_old_dial"] += 1
         else:
             self._handing.stop(pipe, stop.code, stop.sessions)
@@ -74,6 +82,13 @@ class Dialed:
 
     def answer(self) -> None:
         """Queues the hello of each new dial; of the others, Accepted and credit where they changed."""
+        for dial in self._dials.waiting():
+            link = link_to(self._links, dial.pipe)
+            if link is not None and link.writable and (link.hop, link.term) == (dial.incarnation, dial.term):
+                self._dials.stand(dial)
+                self._told_changes = -1
+                facts: dict[str, object] = {"pipe": dial.pipe, "term": dial.term, "dial": dial.dial}
+                self.told.append(Told("info", "a pipe dialed", facts))
         if self._told_changes == self._handing.changes:
             return
         self._told_changes = self._handing.changes
@@ -98,22 +113,20 @@ class Dialed:
         held = tuple(run.key.session_epoch for run in self._handing.runs.of_pipe(dial.pipe))
         return SidecarHello(dial.dial, dial.term, self._setup.name, held[: limits.HELD_SESSIONS_MAX], credit)
 
-    def _refuse(self, pipe: int, meant: str) -> None:
+    def _refuse(self, link: Link, meant: str) -> None:
         self.told.append(
             Told(
                 "error",
                 "a pipe meant another sidecar: check `sidecars:` of its pipe.yaml",
-                {"pipe": pipe, "meant": meant},
+                {"pipe": link.pipe, "meant": meant},
             )
         )
-        link = link_to(self._links, pipe)
-        if link is not None:
-            error = Error(
-                Code.BAD_REQUEST,
-                f"the sidecar at this address is {self._setup.name!r}, not {meant!r}",
-                MessageType.GREETING,
-            )
-            link.say(wire.encode(error, incarnation=self._setup.incarnation, pipe=pipe))
+        error = Error(
+            Code.BAD_REQUEST,
+            f"the sidecar at this address is {self._setup.name!r}, not {meant!r}",
+            MessageType.GREETING,
+        )
+        link.say(wire.encode(error, incarnation=self._setup.incarnation, pipe=link.pipe))
 
     def _session_limits(self, pipe: int) -> tuple[int, int]:
         return limits.SESSION_BYTES_MAX, limits.SESSION_RECORDS_MAX  # the pipe may have taken it under higher limits

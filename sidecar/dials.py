@@ -1,7 +1,8 @@
 """The newest connection that each pipe dialed to this sidecar: what may be pushed on it, and what was taken.
 
-Pure. A dial is (term, dial) of the greeting; pushes and credit count from 1 in each. Source: semantics
-"Pushing".
+Pure. A dial is (term, dial) of the greeting; pushes and credit count from 1 in each. Anybody may greet: a dial
+stands when it was answered, and it is answered when it comes from the process that the sidecar itself calls.
+Source: semantics "Pushing".
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ class Dial:
     """One dial of one pipe. `taken` is the last push number taken; every one up to it was."""
 
     pipe: int
+    incarnation: bytes  # of the pipe's process, as the greeting's header says
     term: int
     dial: int
     answered: bool = False  # the sidecar hello went out; before it nothing is taken
@@ -61,35 +63,57 @@ class Dial:
 
 
 class Dials:
-    """The newest dial of each pipe, by the pipe's number."""
+    """The dial of each pipe that stands, by the pipe's number; greetings that wait for their pipe to be heard."""
 
-    __slots__ = ("_by_pipe",)
+    __slots__ = ("_greetings", "_standing")
 
     def __init__(self) -> None:
-        self._by_pipe: dict[int, Dial] = {}
+        self._standing: dict[int, Dial] = {}
+        # A slot for each (pipe, incarnation): what a stranger says never displaces what a pipe said.
+        self._greetings: dict[tuple[int, bytes], Dial] = {}
 
-    def greeted(self, pipe: int, greeting: Greeting) -> Dial | None:
-        """The dial that begins by this greeting; None: it is not newer than the one that is."""
-        known = self._by_pipe.get(pipe)
-        if known is not None and (greeting.term, greeting.dial) <= (known.term, known.dial):
-            return None
-        if known is None and len(self._by_pipe) >= limits.DIALS_MAX:
-            unanswered = next((dial.pipe for dial in self._by_pipe.values() if not dial.answered), None)
-            if unanswered is None:
-                return None
-            del self._by_pipe[unanswered]
-        dial = self._by_pipe[pipe] = Dial(pipe, greeting.term, greeting.dial)
-        return dial
+    def greeted(self, pipe: int, incarnation: bytes, greeting: Greeting) -> bool:
+        """Keeps the greeting; False: it is not newer than the dial that stands, or than one that waits."""
+        newest = greeting.term, greeting.dial
+        standing = self._standing.get(pipe)
+        if standing is not None and standing.incarnation == incarnation and newest <= (standing.term, standing.dial):
+            return False
+        waiting = self._greetings.get((pipe, incarnation))
+        if waiting is not None and waiting.term == greeting.term and waiting.dial >= greeting.dial:
+            return False
+        if waiting is None and len(self._greetings) >= limits.DIALS_MAX:
+            del self._greetings[next(iter(self._greetings))]
+        self._greetings[pipe, incarnation] = Dial(pipe, incarnation, greeting.term, greeting.dial)
+        return True
 
-    def named(self, pipe: int, term: int, dial: int) -> Dial | None:
-        """The dial that a message from the pipe names, if it is the newest and was answered."""
-        known = self._by_pipe.get(pipe)
+    def waiting(self) -> list[Dial]:
+        """Greetings that are not answered."""
+        return list(self._greetings.values())
+
+    def stand(self, dial: Dial) -> None:
+        """From here on this is its pipe's dial, and whatever stood is an older one."""
+        del self._greetings[dial.pipe, dial.incarnation]
+        self._standing[dial.pipe] = dial
+
+    def refused(self, pipe: int, number: int) -> bool:
+        """The pipe knows no such dial: it was somebody else's, and nothing of it stands."""
+        standing = self._standing.get(pipe)
+        if standing is None or standing.dial != number:
+            return False
+        del self._standing[pipe]
+        return True
+
+    def named(self, pipe: int, term: int, dial: int, incarnation: bytes | None) -> Dial | None:
+        """The dial that a message names, if it stands and was answered. `incarnation` is who says so; None:
+        it came over the sidecar's own connection to the pipe."""
+        known = self._standing.get(pipe)
         if known is None or not known.answered or (term, dial) != (known.term, known.dial):
             return None
-        return known
+        return known if incarnation in (None, known.incarnation) else None
 
     def all(self) -> list[Dial]:
-        return list(self._by_pipe.values())
+        """Those that stand."""
+        return list(self._standing.values())
 
 
 def whole(parts: tuple[RepeatPart, ...]) -> RepeatPart:

@@ -29,6 +29,7 @@ class Link:
         "gone",
         "greet",
         "heard_ms",
+        "hop",
         "kinds",
         "lease_ms",
         "limits",
@@ -44,6 +45,7 @@ class Link:
         self.number = number
         self.pipe = 0
         self.term = 0
+        self.hop = b""  # incarnation of the pipe's process
         self.log_ms = 0
         self.lease_ms = limits.LEASE_MS
         self.kinds: tuple[Kind, ...] = ()
@@ -68,7 +70,7 @@ class Link:
         if len(welcome.pipes) != 1 or not welcome.pipes[0].pipe:
             return False
         info = welcome.pipes[0]
-        self.pipe, self.term = info.pipe, info.term
+        self.pipe, self.term, self.hop = info.pipe, info.term, welcome.hop
         self.log_ms = max(welcome.log_ms, info.log_ms)
         self.kinds, self.limits = welcome.kinds, welcome.limits
         self.lease_ms = max(limits.LEASE_MS_MIN, welcome.lease_ms)

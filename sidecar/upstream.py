@@ -10,8 +10,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 from mpy6a import limits, wire
-from mpy6a.errors import Malformed, VersionMismatch
-from mpy6a.messages import AnyMessage, Heartbeat, Hello, Message, MessageType, Notice, Pong, Stop, Welcome
+from mpy6a.errors import Code, Malformed, VersionMismatch
+from mpy6a.messages import AnyMessage, Error, Heartbeat, Hello, Message, MessageType, Notice, Pong, Stop, Welcome
 from mpy6a.model import NOBODY, SessionId
 from sidecar.clients import Clients
 from sidecar.links import Link
@@ -37,6 +37,7 @@ class PipeSide:
         self.told: list[Effect] = []
         self.on_client: Callable[[Message], None]
         self.on_stop: Callable[[int, Stop], None]
+        self.on_refused: Callable[[int, Error], None]
         self.on_ended: Callable[[RunKey], None]
         self._setup = setup
         self._links = links
@@ -123,6 +124,8 @@ class PipeSide:
 
     def _answered(self, link: Link, message: Message, now_ms: int) -> None:
         try:
+            if message.type == MessageType.ERROR and self._hello_refused(link, message):
+                return
             done = self._writing.received(link.pipe, message, now_ms)
         except Malformed:
             self._counts["pipe_garbage"] += 1
@@ -133,6 +136,14 @@ class PipeSide:
                 self.told.append(Ended(token, error))
             else:
                 self.told.append(Wrote(token, error))
+
+    def _hello_refused(self, link: Link, message: Message) -> bool:
+        """Whether the pipe said that the dial which a hello of ours named is none of its own."""
+        error = wire.decode(message)
+        if not isinstance(error, Error) or (error.type, error.code) != (MessageType.SIDECAR_HELLO, Code.BAD_REQUEST):
+            return False
+        self.on_refused(link.pipe, error)
+        return True
 
     def _welcomed(self, link: Link, welcome: Welcome, now_ms: int) -> None:
         before = link.pipe, link.term

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from importlib import import_module
@@ -13,6 +14,7 @@ from hypothesis import HealthCheck, settings
 
 from tests.ports import FreePorts, short_directory
 from tests.processes import Processes
+from tests.profile import PROFILE
 from tests.skip_list import SkipList
 
 # No deadline: a test machine's cores are shared, and a slow example is no wrong one (pytest-timeout ends a
@@ -36,7 +38,7 @@ settings.register_profile(
     print_blob=True,
     suppress_health_check=_slow,
 )
-settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
+settings.load_profile(PROFILE)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -47,10 +49,22 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(import_module("mpy6a.testing_plugin"), "mpy6a")
 
 
+@pytest.fixture(autouse=True)
+def _root_logger() -> Iterator[None]:
+    """A command that ran in this process, and logged to the stderr of its test, is not heard in the tests behind it."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
 @pytest.fixture(scope="session")
 def free_port() -> FreePorts:
     """Call it for a TCP port of 127.0.0.1 that nobody listens on; it gives none twice."""
-    return FreePorts()
+    # What xdist tells its workers; without it there is one.
+    number, count = os.environ.get("PYTEST_XDIST_WORKER", "gw0"), os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")
+    return FreePorts(worker=int(number.removeprefix("gw")), workers=int(count))
 
 
 @pytest.fixture

@@ -24,19 +24,21 @@ _TEMP_BYTES_MAX: Final = 40  # leaves 60 of the 100 bytes of an ipc path to the 
 class FreePorts:
     """Hands out TCP ports of 127.0.0.1 that nobody listens on, each once."""
 
-    def __init__(self, seed: int | None = None) -> None:
+    def __init__(self, seed: int | None = None, *, worker: int = 0, workers: int = 1) -> None:
+        # Workers of one run share the range out: between the look and the bind, none takes what another was given.
+        self._first, self._end = (_FIRST + (_END - _FIRST) * share // workers for share in (worker, worker + 1))
         # Where it starts differs from process to process, so that two test runs rarely meet.
         self._random = random.Random(os.getpid() if seed is None else seed)
         self._given: set[int] = set()
 
     def __call__(self) -> int:
         """The next one; RuntimeError when the range is used up."""
-        start = self._random.randrange(_FIRST, _END)
-        for port in chain(range(start, _END), range(_FIRST, start)):
+        start = self._random.randrange(self._first, self._end)
+        for port in chain(range(start, self._end), range(self._first, start)):
             if port not in self._given and _is_free(port):
                 self._given.add(port)
                 return port
-        raise RuntimeError(f"no free TCP port between {_FIRST} and {_END}")
+        raise RuntimeError(f"no free TCP port between {self._first} and {self._end}")
 
 
 @contextmanager

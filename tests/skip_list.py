@@ -80,6 +80,17 @@ class SkipList:
             report.longrepr = complaint
         return report
 
+    # Reports are made where the tests run, and arrive where the summary is written: under xdist two processes.
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if hasattr(report, "wasxfail"):
+            self._seen.append((report.nodeid, str(report.wasxfail)))
+        elif report.skipped:
+            self._seen.append((report.nodeid, _reason(report)))
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        if report.skipped:
+            self._seen.append((report.nodeid, _reason(report)))
+
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         if self._seen:
             terminalreporter.section(f"skipped, as listed in {self._where}")
@@ -88,7 +99,6 @@ class SkipList:
 
     def _complaint(self, nodeid: str, kind: str, reason: str) -> str | None:
         if any(entry.allows(nodeid, reason) for entry in self._entries):
-            self._seen.append((nodeid, reason))
             return None
         return f"{kind} that {self._where} does not list: {nodeid} | {reason}"
 

@@ -7,10 +7,12 @@ import logging
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from mpy6a import journal
+from mpy6a.checkpoint.driver import Checkpointer
 from mpy6a.clock import OsClock
 from mpy6a.config import PipeSettings, find_pipe_config, load_pipe
 from mpy6a.errors import CannotStart, DiskFailed
@@ -18,6 +20,10 @@ from mpy6a.files import OsFiles
 from mpy6a.log import Progress
 from mpy6a.log.segments import SegmentLog
 from mpy6a.server import Server
+from mpy6a.state import State
+
+if TYPE_CHECKING:
+    from mpy6a.checkpoint.file import CheckpointFile
 
 logger = logging.getLogger(__name__)
 
@@ -42,11 +48,20 @@ def run(settings: PipeSettings) -> None:
         settings.data.parent.mkdir(parents=True, exist_ok=True)
     except OSError as problem:
         raise CannotStart(f"{settings.data}: {problem.strerror}; name a directory this user may make") from None
+    directory = str(settings.data)
+    header = None
+    if (settings.data / "checkpoint.db").exists():  # else SQLite is not even imported
+        from mpy6a.checkpoint.file import CheckpointFile
+
+        file = CheckpointFile.open(directory)
+        header = file.header()
+        file.close()
     log = SegmentLog.open(
         OsFiles(),
-        str(settings.data),
+        directory,
         settings.pipe,
         segment_bytes=settings.log.segment_bytes,
+        durable_below=1 if header is None else header.next_index,
         sync_interval_ms=interval_ms,
         progress=_progress(),
     )
@@ -59,6 +74,9 @@ def run(settings: PipeSettings) -> None:
             listen=settings.listen,
             admin=settings.admin,
             sidecars=settings.sidecars,
+            state=None if header is None else _state(directory, settings.pipe, log),
+            checkpoints=Checkpointer(directory),
+            open_file=lambda: _open_file(directory),
         )
     except BaseException:
         log.close()
@@ -79,6 +97,19 @@ def run(settings: PipeSettings) -> None:
     finally:
         server.close()
     logger.info("stopped", extra={"facts": {"pipe": settings.pipe}})
+
+
+def _open_file(directory: str) -> CheckpointFile:
+    from mpy6a.checkpoint.file import CheckpointFile
+
+    return CheckpointFile.open(directory)
+
+
+def _state(directory: str, pipe: int, log: SegmentLog) -> State:
+    """The state of the last checkpoint. Raises DamagedLog, FormatVersion."""
+    from mpy6a.checkpoint.loading import load_state
+
+    return load_state(_open_file(directory), pipe, log.uuid)
 
 
 def _progress() -> Progress | None:

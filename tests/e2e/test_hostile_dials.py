@@ -8,7 +8,7 @@ import pytest
 
 from mpy6a import limits
 from mpy6a.errors import Code
-from mpy6a.messages import Accepted, Heartbeat, KindCredit, SessionEpoch, SidecarHello
+from mpy6a.messages import Accepted, Heartbeat, KindCredit, MessageType, SessionEpoch, SidecarHello
 from tests.e2e import hostile
 from tests.e2e.beside import dropped, greeted, has_not_ended, is_fine, pipe_beside, wait_dropped
 from tests.e2e.live import KIND, Companion, Live, Peer, new_incarnation
@@ -53,7 +53,7 @@ def test_what_is_said_over_a_dial_is_dropped_and_counted(live: Live) -> None:
 
 
 def test_hellos_of_strangers_and_of_old_dials_are_not_taken(live: Live) -> None:
-    """Whoever was not dialed is refused, a name the config does not know is DENIED; an older dial's is counted."""
+    """Whoever was not dialed is refused, a name the config does not know is DENIED; a dial that is none is told so."""
     before = dropped(live, "old_dial")
     incarnation = new_incarnation()
     with Peer(live.push, identity=incarnation, bind=True, probe=True) as dialed, Peer(live.listen) as peer:
@@ -63,6 +63,8 @@ def test_hellos_of_strangers_and_of_old_dials_are_not_taken(live: Live) -> None:
         peer.incarnation = incarnation
         for dial, term in ((greeting.dial + 1, greeting.term), (0, 0), (greeting.dial, greeting.term + 1)):
             peer.say(SidecarHello(dial, term, "users"))
+            error = peer.error()
+            assert (error.code, error.type, error.number) == (Code.BAD_REQUEST, MessageType.SIDECAR_HELLO, dial)
             peer.say(Accepted(dial, term, (1 << 64) - 1, (KindCredit(KIND, (1 << 64) - 1, (1 << 64) - 1),)))
         wait_dropped(live, "old_dial", before + 6)
         peer.say(SidecarHello(greeting.dial, greeting.term, "strange"))

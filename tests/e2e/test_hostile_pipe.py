@@ -18,7 +18,7 @@ import zmq
 from mpy6a import limits, wire
 from mpy6a.errors import Code
 from mpy6a.exits import EXIT_CANNOT_START
-from mpy6a.messages import AdminRequest, Batch, Error, Heartbeat, Hello, MessageType, Stop
+from mpy6a.messages import Ack, AdminRequest, Batch, Error, Heartbeat, Hello, MessageType, Stop
 from mpy6a.model import Extra, Op, Verb
 from mpy6a.sockets import HIGH_WATER_MESSAGES
 from tests.e2e import hostile
@@ -214,6 +214,53 @@ def test_a_batch_that_breaks_a_rule_is_refused_whole(live: Live, ops: list[Op]) 
         assert error.message
         # Request number 1 is free: had it been logged, this would be the answer to a copy, a result with its id.
         assert peer.batch(Op(Verb.NEW, 1, argument=KIND)).results == ()
+
+
+# ---------------------------------------------------------------------- operations that are all refused
+
+
+def _in_time(peer: Peer, batch: Batch) -> Ack:
+    """The verdict on a batch for whoever obeys BUSY: the same again, once the time has passed that it named."""
+    end_s = time.monotonic() + 2 * limits.REFUSALS_WAIT_MAX_MS / 1_000
+    while time.monotonic() < end_s:
+        peer.say(batch)
+        while not isinstance(ack := peer.receive(), Ack) or ack.number != batch.number:
+            continue
+        if ack.code != Code.BUSY:
+            return ack
+        peer.socket.poll(ack.retry_after_ms)  # nothing comes: everything was answered
+    raise AssertionError(f"batch {batch.number} was held for ever")
+
+
+def test_a_flood_of_refused_operations_is_held_and_nobody_beside_notices(live: Live) -> None:
+    """Refusals are rate-limited a client: BUSY, counted, not logged; whoever obeys it hears every verdict."""
+    before = dropped(live, "refusals")
+    with Companion(live.listen) as beside, Peer(live.listen) as peer, Peer(live.listen) as neighbour:
+        term = peer.new().term
+        gone = [Op(Verb.TOUCH, 1, term, 1, seq) for seq in range(1, limits.MESSAGE_OPERATIONS_MAX + 1)]
+        verdicts = 0
+        while (ack := peer.batch(*gone)).code == Code.OK:  # one at a time: the bucket is overdrawn by one of them
+            verdicts += len(ack.results)
+            assert verdicts < 8 * limits.REFUSALS_BURST, "nothing holds it"
+        assert verdicts >= limits.REFUSALS_BURST
+        assert (ack.code, ack.results) == (Code.BUSY, ())
+        assert limits.REFUSALS_WAIT_MIN_MS <= ack.retry_after_ms <= limits.REFUSALS_WAIT_MAX_MS
+        acks = beside.acks
+        sent_ms = int(time.time() * 1_000)
+        flood = [Batch(number, 1, sent_ms, gone[:1], []) for number in range(1_000, 4_000)]
+        for batch in flood:  # obeys nothing
+            peer.say(batch)
+        answered = {answer.number: answer.code for answer in (peer.receive() for _ in flood) if isinstance(answer, Ack)}
+        assert answered.keys() == {batch.number for batch in flood}
+        assert set(answered.values()) <= {Code.BUSY, Code.OK}
+        assert dropped(live, "refusals") - before > list(answered.values()).count(Code.BUSY) > 0
+        neighbour.new()
+        for number in (1_000, 3_999):
+            (result,) = _in_time(peer, flood[number - 1_000]).results
+            assert result.code == Code.GONE
+        assert _in_time(peer, Batch(5_000, 2, sent_ms, gone, [])).results[-1].code == Code.GONE
+        assert beside.acks > acks
+    is_fine(live)
 
 
 # ---------------------------------------------------------------------- no stall

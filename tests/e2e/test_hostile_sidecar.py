@@ -348,6 +348,21 @@ def test_a_greeting_that_is_older_or_of_a_pipe_unheard_changes_nothing(live: Liv
     _is_fine(live)
 
 
+def test_a_strangers_greeting_of_the_highest_term_or_dial_keeps_no_push_out(live: Live) -> None:
+    """Under the pipe's own number and term: the sidecar hears of the pipe's incarnation and term on the connection that
+    it made itself, and answers nobody else. (Once it dropped every real push until it was started anew.)"""
+    highest = (1 << 31) - 1, (1 << 64) - 1
+    with Peer(live.listen) as peer:
+        term = peer.hello().pipes[0].term
+    with Companion(live.service), Peer(live.push, router=True) as peer:
+        sidecar = _dialed(peer)
+        _is_fine(live)
+        for forged in (highest, (term, highest[1]), (term + 1, 1)):
+            peer.send(sidecar, hostile.packed(Greeting(forged[1], forged[0], 1_000, 1, ""), pipe=PIPE))
+            _is_fine(live)
+    _is_fine(live)
+
+
 # ---------------------------------------------------------------------- the pipe that the sidecar calls
 
 

@@ -23,9 +23,10 @@ from mpy6a.log.directory import segment_path
 from mpy6a.log.recovery import Tail
 from mpy6a.log.segments import SegmentLog
 from mpy6a.log.spares import Spares
+from tests.profile import PROFILE
 from tests.property.log_world import MOVES, World, caught, run_history
 
-HISTORIES = {"quick": 40, "ci": 250, "soak": 20_000}[os.environ.get("HYPOTHESIS_PROFILE", "quick")]
+HISTORIES = {"quick": 20, "ci": 250, "soak": 20_000}[PROFILE]
 STEPS = 60
 SEARCHED = range(400)  # a fault is usually seen within ten histories, the rarest within a hundred
 

@@ -25,6 +25,12 @@ def test_a_port_that_somebody_listens_on_is_not_given() -> None:
         assert FreePorts(seed=1)() != taken
 
 
+def test_workers_of_one_run_are_given_different_ports() -> None:
+    """Also when neither has bound its own yet."""
+    first, second = (FreePorts(seed=1, worker=worker, workers=2) for worker in range(2))
+    assert max(first() for _ in range(50)) < 26_000 <= min(second() for _ in range(50))
+
+
 def test_ports_end() -> None:
     """Used up is an error and no endless loop."""
     ports = FreePorts()

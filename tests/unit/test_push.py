@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from mpy6a import limits
 from mpy6a.errors import Code
-from mpy6a.messages import AnyMessage, Error, Greeting, KindCredit, Push, RepeatPart, SidecarHello, Stop
+from mpy6a.messages import (
+    AnyMessage,
+    Error,
+    Greeting,
+    KindCredit,
+    MessageType,
+    Push,
+    RepeatPart,
+    SidecarHello,
+    Stop,
+)
 from mpy6a.model import U64_MAX, Op, SessionId, SessionState, Verb
 from mpy6a.policy import KindPolicy, policy_of
 from mpy6a.why import why
@@ -63,9 +73,30 @@ def test_a_hello_of_an_older_dial_is_not_taken() -> None:
     world.pusher.probed(S, world.now_ms)
     stored(world)
     hello = SidecarHello(greeting.dial, 1, "users", (), (KindCredit(1, 8, 1 << 30),))
-    world.tell(S, hello)
+    [error] = world.tell(S, hello)
+    assert isinstance(error, Error)
+    assert (error.code, error.type, error.number) == (Code.BAD_REQUEST, MessageType.SIDECAR_HELLO, greeting.dial)
     assert pushes(world) == []
     assert world.pipe.dropped["old_dial"] == 1
+
+
+def test_a_hello_for_a_dial_that_is_none_is_told_so_and_greeted_anew() -> None:
+    """Somebody greeted the sidecar in the pipe's name: it forgets that, and answers the pipe's next greeting."""
+    world = World()
+    dial = world.sidecar(S)
+    for wrong in ((1 << 64) - 1, dial - 1):
+        before = len(of_type(world, Greeting))
+        for _ in range(2):  # the second finds the greeting on its way
+            [error] = world.tell(S, SidecarHello(wrong, 1, "users", (), (KindCredit(1, 8, 1 << 30),)))
+            assert isinstance(error, Error)
+            assert (error.code, error.type, error.number) == (Code.BAD_REQUEST, MessageType.SIDECAR_HELLO, wrong)
+        [greeting] = of_type(world, Greeting)[before:]
+        assert isinstance(greeting, Greeting)
+        assert greeting.dial > dial
+        dial = greeting.dial
+        assert world.tell(S, SidecarHello(dial, 1, "users", (), (KindCredit(1, 8, 1 << 30),))) == []
+    stored(world)
+    assert len(pushes(world)) == 1
 
 
 def test_a_sidecar_the_config_does_not_name_is_refused() -> None:

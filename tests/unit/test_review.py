@@ -94,8 +94,11 @@ def test_more_kinds_than_proposals_fit_one_frame() -> None:
     """KINDS_MAX kinds may all have something ready after an outage; a frame takes PROPOSALS_MAX proposals."""
     kinds = [KindPolicy(n, f"kind-{n}", ("users",)) for n in range(1, limits.PROPOSALS_MAX + 10)]
     world = World(policy=policy_of(kinds))
-    for kind in kinds:
-        stored(world, kind=kind.id)
+    # In few batches: a turn looks at each kind that has something ready, and a turn after each session is thousands.
+    for start in range(0, len(kinds), limits.MESSAGE_OPERATIONS_MAX):
+        some = kinds[start : start + limits.MESSAGE_OPERATIONS_MAX]
+        ack = world.batch(A, [Op(Verb.NEW, kind.id, argument=kind.id, record=b"intention") for kind in some])
+        world.batch(A, [Op(Verb.STORE, ack.first_index + n, ack.term, 1, 1, argument=0) for n in range(len(some))])
     world.pass_time(10)
     dialed(world, *(KindCredit(kind.id, 1, 1 << 20) for kind in kinds))
     for _ in range(3):

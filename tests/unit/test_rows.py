@@ -13,7 +13,7 @@ from mpy6a.batches import read_batch
 from mpy6a.errors import Malformed
 from mpy6a.model import U64_MAX, Extra, Op, Verb
 from mpy6a.rows import RowBatch, read_rows, write_rows
-from mpy6a.wire import BODY_BYTES_MAX, decode_rows
+from mpy6a.wire import BODY_BYTES_MAX, batch_number, decode_rows
 from tests.wire_samples import EXTRAS, OPS
 
 SCHEMA: Any = capnp.load(str(resources.schema("wire.capnp")))
@@ -131,6 +131,17 @@ def test_several_segments_are_read() -> None:
     body = _natural(5, 1, ops, [])
     assert body[:4] != bytes(4), "one segment: this test has lost its subject"
     assert len(decode_rows(body).rows) == 300
+
+
+def test_a_batchs_number_is_read_without_its_operations() -> None:
+    """In any encoding; of row form only the head is looked at, everything else is validated whole."""
+    many = [{"index": n + 1, "new": {"kind": 1, "record": b"x" * 100}} for n in range(300)]
+    row_form = write_rows(5, 1, 1, [Op(3, 9, 3, 1, 5)], [])
+    for body in (row_form, row_form[:64] + bytes([0xFF]) * 40, _natural(5, 41, _PLAIN, []), _natural(5, 1, many, [])):
+        assert batch_number(body) == 5
+    for body in (b"", b"\xff" * 128, row_form[:-8], row_form[:16] + bytes(len(row_form) - 16)):
+        with pytest.raises(Malformed):
+            batch_number(body)
 
 
 def test_null_and_empty_records_are_told_apart() -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from tests import skip_list
 from tests.skip_list import Entry, SkipList, read
 
 pytest_plugins = ("pytester",)
@@ -63,6 +66,31 @@ def test_a_listed_skip_passes_and_is_named(pytester: pytest.Pytester) -> None:
     assert result.ret == pytest.ExitCode.OK
     result.assert_outcomes(passed=1, skipped=1)
     result.stdout.fnmatch_lines(["*skipped, as listed in skips.txt*", "test_it.py::test_a | no disk"])
+
+
+def test_workers_of_xdist_are_bound_by_the_list(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is not listed fails also where tests run in processes beside, and what is listed is named by the one that
+    writes the summary."""
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
+    root = str(Path(skip_list.__file__).parent)
+    pytester.makeconftest(
+        f"import sys\nsys.path.insert(0, {root!r})\nimport skip_list\n"
+        "def pytest_configure(config):\n"
+        "    entries = skip_list.read('test_it.py::test_a | no disk')\n"
+        "    config.pluginmanager.register(skip_list.SkipList(entries, where='skips.txt'))\n"
+    )
+    pytester.makepyfile(
+        test_it="import pytest\ndef test_a(): pytest.skip('no disk')\ndef test_b(): pytest.skip('no net')\n",
+        test_module="import pytest\npytest.skip('no host', allow_module_level=True)\n",
+    )
+    result = pytester.runpytest_subprocess("-p", "no:cacheprovider", "-p", "xdist", "-n", "1")
+    assert result.ret != pytest.ExitCode.OK
+    result.stdout.fnmatch_lines(["test_it.py::test_a | no disk"])
+    for one in ("test_it.py::test_b | no net", "test_module.py | no host"):
+        result.stdout.fnmatch_lines([f"*skip that skips.txt does not list: {one}*"])
 
 
 def test_a_listed_expected_failure_passes_and_is_named(pytester: pytest.Pytester) -> None:

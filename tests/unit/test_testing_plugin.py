@@ -37,6 +37,7 @@ def test_users_tests_get_embedded_pipes_by_name(pytester: pytest.Pytester, monke
     """The fixture's name is all a test needs; when one fails, what is not finished is shown, and why it waits."""
     pytester.makepyfile(USERS_TESTS)
     monkeypatch.setenv("PYTHONPATH", _root())
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # nobody else's plugins: they only cost time
     # By name, not by its entry point, which a checkout does not have. A process of its own: pytester takes loaded
     # modules away behind a run in this one, and pycapnp does not survive that.
     result = pytester.runpytest_subprocess("-p", "no:mpy6a", "-p", "mpy6a.testing_plugin", "-p", "no:cacheprovider")

@@ -19,10 +19,10 @@ from tests.fakes.hop import FakePipe, Hop
 from tests.unit.client.running import door, only, run
 
 
-def test_the_worked_example(short_tmp: Path) -> None:
+def test_the_worked_example(hop: Hop) -> None:
     """New, appends, fence and delete as in the documentation; everything awaited is durable at the pipe."""
 
-    async def main(hop: Hop) -> None:
+    async def main() -> None:
         async with mpy6a.AsyncPipe(hop.address, name="test") as pipe:  # noqa: SIM117 -- as users write it
             async with pipe.new("user-create", b"first") as session:
                 assert (session.id, session.kind, session.epoch) == ("1.3.100", "user-create", 1)
@@ -40,9 +40,7 @@ def test_the_worked_example(short_tmp: Path) -> None:
         hop.wait_for(lambda fake: bool(fake.named(Goodbye)))
         assert hop.pipe.named(Hello) == [Hello(pid=os.getpid(), name="test")]
 
-    with Hop(door(short_tmp)) as hop:
-        run(main(hop))
-        assert not hop.pipe.violations
+    run(main())
 
 
 def test_constructing_does_no_io(short_tmp: Path) -> None:
@@ -54,10 +52,10 @@ def test_constructing_does_no_io(short_tmp: Path) -> None:
     run(pipe.aclose())
 
 
-def test_operations_have_their_place_when_called(short_tmp: Path) -> None:
+def test_operations_have_their_place_when_called(hop: Hop) -> None:
     """Called without awaiting, they are applied in that order, in few batches."""
 
-    async def main(hop: Hop) -> None:
+    async def main() -> None:
         async with mpy6a.AsyncPipe(hop.address) as pipe:
             session = await pipe.new("user-create")
             calls = [session.append(b"%d" % number) for number in range(50)]
@@ -67,14 +65,13 @@ def test_operations_have_their_place_when_called(short_tmp: Path) -> None:
         assert only(hop.pipe).records == [b"%d" % number for number in range(50)]
         assert len(hop.pipe.batches) == 2
 
-    with Hop(door(short_tmp)) as hop:
-        run(main(hop))
+    run(main())
 
 
-def test_many_tasks_share_batches(short_tmp: Path) -> None:
+def test_many_tasks_share_batches(hop: Hop) -> None:
     """What all tasks call in one turn of the loop is one message."""
 
-    async def main(hop: Hop) -> None:
+    async def main() -> None:
         async with mpy6a.AsyncPipe(hop.address) as pipe:
 
             async def one() -> None:
@@ -86,15 +83,13 @@ def test_many_tasks_share_batches(short_tmp: Path) -> None:
         assert len(hop.pipe.sessions) == 100
         assert len(hop.pipe.batches) < 20
 
-    with Hop(door(short_tmp)) as hop:
-        run(main(hop))
-        assert not hop.pipe.violations
+    run(main())
 
 
-def test_local_errors_come_at_the_call(short_tmp: Path) -> None:
+def test_local_errors_come_at_the_call(hop: Hop) -> None:
     """TooLarge, unknown kinds and wrong arguments are raised before anything is sent; the session is untouched."""
 
-    async def main(hop: Hop) -> None:
+    async def main() -> None:
         async with mpy6a.AsyncPipe(hop.address) as pipe, pipe.new("user-create") as session:
             with pytest.raises(mpy6a.TooLarge):
                 session.append(bytes(2**20 + 1))
@@ -111,14 +106,13 @@ def test_local_errors_come_at_the_call(short_tmp: Path) -> None:
             await session.store(after=0.5)
         assert only(hop.pipe).store_after_ms == 500
 
-    with Hop(door(short_tmp)) as hop:
-        run(main(hop))
+    run(main())
 
 
-def test_a_timeout_says_that_the_outcome_is_not_known(short_tmp: Path) -> None:
+def test_a_timeout_says_that_the_outcome_is_not_known(hop: Hop) -> None:
     """The operation keeps its place: the next one waits behind it, and both are applied when the pipe answers."""
 
-    async def main(hop: Hop) -> None:
+    async def main() -> None:
         async with mpy6a.AsyncPipe(hop.address) as pipe:
             session = await pipe.new("user-create")
             hop.pipe.lose_acks = 1
@@ -133,9 +127,7 @@ def test_a_timeout_says_that_the_outcome_is_not_known(short_tmp: Path) -> None:
         assert only(hop.pipe).records == [b"a"]
         assert only(hop.pipe).state == "GONE"
 
-    with Hop(door(short_tmp)) as hop:
-        run(main(hop))
-        assert not hop.pipe.violations
+    run(main())
 
 
 def test_nobody_at_the_door(short_tmp: Path) -> None:
@@ -192,10 +184,10 @@ def test_a_door_that_dies_and_comes_back(short_tmp: Path) -> None:
     run(main())
 
 
-def test_a_cancelled_new_leaves_no_open_session(short_tmp: Path) -> None:
+def test_a_cancelled_new_leaves_no_open_session(hop: Hop) -> None:
     """Its session, if it was made, is stored: a handler finds it, and nobody waits for the idle limit."""
 
-    async def main(hop: Hop) -> None:
+    async def main() -> None:
         async with mpy6a.AsyncPipe(hop.address) as pipe:
             await (await pipe.new("user-create")).delete()
             opening = asyncio.ensure_future(_awaited(pipe.new("invoice")))
@@ -206,12 +198,11 @@ def test_a_cancelled_new_leaves_no_open_session(short_tmp: Path) -> None:
             await asyncio.to_thread(hop.wait_for, lambda fake: bool(fake.stored_by_policy()))
         assert [session.kind for session in hop.pipe.stored_by_policy()] == [2]
 
-    with Hop(door(short_tmp)) as hop:
-        run(main(hop))
+    run(main())
 
 
-def test_a_cancelled_operation_keeps_its_place(short_tmp: Path) -> None:
-    async def main(hop: Hop) -> None:
+def test_a_cancelled_operation_keeps_its_place(hop: Hop) -> None:
+    async def main() -> None:
         async with mpy6a.AsyncPipe(hop.address) as pipe:
             session = await pipe.new("user-create")
             session.append(b"a").cancel()
@@ -219,8 +210,7 @@ def test_a_cancelled_operation_keeps_its_place(short_tmp: Path) -> None:
             await session.delete()
         assert only(hop.pipe).records == [b"a", b"b"]
 
-    with Hop(door(short_tmp)) as hop:
-        run(main(hop))
+    run(main())
 
 
 def test_heartbeats_come_from_a_thread_of_their_own(short_tmp: Path) -> None:
@@ -243,10 +233,10 @@ def test_heartbeats_come_from_a_thread_of_their_own(short_tmp: Path) -> None:
         run(main(hop))
 
 
-def test_closing_waits_for_what_was_called(short_tmp: Path) -> None:
+def test_closing_waits_for_what_was_called(hop: Hop) -> None:
     """Operations called and not awaited are durable when `aclose` returns; later ones are refused."""
 
-    async def main(hop: Hop) -> None:
+    async def main() -> None:
         pipe = mpy6a.AsyncPipe(hop.address)
         session = await pipe.new("user-create")
         session.append(b"a")
@@ -260,14 +250,13 @@ def test_closing_waits_for_what_was_called(short_tmp: Path) -> None:
         with pytest.raises(mpy6a.SessionClosed):
             session.append(b"b")
 
-    with Hop(door(short_tmp)) as hop:
-        run(main(hop))
+    run(main())
 
 
-def test_closing_without_an_answer_says_that_it_is_not_known(short_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_closing_without_an_answer_says_that_it_is_not_known(hop: Hop, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mpy6a.limits.CLOSE_TIMEOUT_S", 0.01)
 
-    async def main(hop: Hop) -> None:
+    async def main() -> None:
         pipe = mpy6a.AsyncPipe(hop.address)
         session = await pipe.new("user-create")
         hop.pipe.ignore_batches = 99
@@ -276,8 +265,7 @@ def test_closing_without_an_answer_says_that_it_is_not_known(short_tmp: Path, mo
         with pytest.raises(mpy6a.OutcomeUnknown, match="closed before"):
             await call
 
-    with Hop(door(short_tmp)) as hop:
-        run(main(hop))
+    run(main())
 
 
 def test_one_loop_at_a_time(short_tmp: Path) -> None:
@@ -304,10 +292,10 @@ def test_one_loop_at_a_time(short_tmp: Path) -> None:
         run(both())
 
 
-def test_verbs_as_they_arrive(short_tmp: Path) -> None:
+def test_verbs_as_they_arrive(hop: Hop) -> None:
     """What each method sends, with its argument."""
 
-    async def main(hop: Hop) -> None:
+    async def main() -> None:
         async with mpy6a.AsyncPipe(hop.address) as pipe:
             session = await pipe.new(2, json=[1], key="k", order_key="o", schema="s", trace="00-1-2-01")
             await session.store(after=0)
@@ -317,23 +305,21 @@ def test_verbs_as_they_arrive(short_tmp: Path) -> None:
         assert new.extras == [(0, "k", "o", "s", b"00-1-2-01")]
         assert (store.ops[0].verb, store.ops[0].argument, store.ops[0].seq) == (Verb.STORE, 0, 1)
 
-    with Hop(door(short_tmp)) as hop:
-        run(main(hop))
+    run(main())
 
 
 @pytest.mark.filterwarnings("ignore:Unclosed context:ResourceWarning")
-def test_a_pipe_that_is_forgotten_is_let_go(short_tmp: Path) -> None:
+def test_a_pipe_that_is_forgotten_is_let_go(hop: Hop) -> None:
     """Neither closed nor referenced after its loop: its sockets and its heartbeats end, and nothing waits for them."""
 
-    async def main(hop: Hop) -> None:
+    async def main() -> None:
         await mpy6a.AsyncPipe(hop.address).new("user-create")
         await asyncio.to_thread(hop.wait_for, lambda fake: bool(fake.named(Heartbeat)))
 
-    with Hop(door(short_tmp)) as hop:
-        run(main(hop))
-        threads = [thread for thread in threading.enumerate() if thread.name == "mpy6a-heartbeat"]
-        gc.collect()
-        for thread in threads:
-            thread.join(5)
-            assert not thread.is_alive()
-        gc.collect()
+    run(main())
+    threads = [thread for thread in threading.enumerate() if thread.name == "mpy6a-heartbeat"]
+    gc.collect()
+    for thread in threads:
+        thread.join(5)
+        assert not thread.is_alive()
+    gc.collect()

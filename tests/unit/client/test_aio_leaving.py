@@ -4,64 +4,34 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import os
 import warnings
-from pathlib import Path
 
 import pytest
 
 import mpy6a
 from mpy6a.errors import Code
-from mpy6a.messages import Goodbye, Hello
 from mpy6a.model import BY_POLICY
 from tests.fakes.hop import Hop
-from tests.unit.client.running import door, only, run
+from tests.unit.client.running import only, run
 
 
-def test_the_worked_example(short_tmp: Path) -> None:
-    """New, appends, fence and delete as in the documentation; everything awaited is durable at the pipe."""
-
-    async def main(hop: Hop) -> None:
-        async with mpy6a.AsyncPipe(hop.address, name="test") as pipe:  # noqa: SIM117 -- as users write it
-            async with pipe.new("user-create", b"first") as session:
-                assert (session.id, session.kind, session.epoch) == ("1.3.100", "user-create", 1)
-                assert session.fence_number == 3 << 32 | 1
-                assert session.fence == {"Mpy6a-Session": "1.3.100", "Mpy6a-Fence": str(3 << 32 | 1)}
-                assert not session.cancelled
-                await session.append(json={"a": 1})
-                await session.append(b"two")
-                assert only(hop.pipe).records == [b"first", b'{"a":1}', b"two"]
-                await session.replace(b"one")
-                await session.touch()
-                assert only(hop.pipe).records == [b"one"]
-                await session.delete()
-                assert only(hop.pipe).state == "GONE"
-        hop.wait_for(lambda fake: bool(fake.named(Goodbye)))
-        assert hop.pipe.named(Hello) == [Hello(pid=os.getpid(), name="test")]
-
-    with Hop(door(short_tmp)) as hop:
-        run(main(hop))
-        assert not hop.pipe.violations
-
-
-def test_leaving_undecided_stores_and_warns(short_tmp: Path) -> None:
+def test_leaving_undecided_stores_and_warns(hop: Hop) -> None:
     """A clean exit without a decision stores by the kind's delay, and names the place once."""
 
-    async def main(hop: Hop) -> None:
+    async def main() -> None:
         async with mpy6a.AsyncPipe(hop.address) as pipe:
             with pytest.warns(mpy6a.UndecidedSession, match="left without delete"):
                 async with pipe.new("user-create"):
                     pass
         assert only(hop.pipe).store_after_ms == BY_POLICY
 
-    with Hop(door(short_tmp)) as hop:
-        run(main(hop))
+    run(main())
 
 
-def test_the_warning_comes_once_per_call_site(short_tmp: Path) -> None:
+def test_the_warning_comes_once_per_call_site(hop: Hop) -> None:
     """A loop over one place does not fill the log."""
 
-    async def main(hop: Hop) -> None:
+    async def main() -> None:
         async with mpy6a.AsyncPipe(hop.address) as pipe:
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("default")
@@ -70,14 +40,13 @@ def test_the_warning_comes_once_per_call_site(short_tmp: Path) -> None:
                         pass
             assert [(each.category, each.filename) for each in caught] == [(mpy6a.UndecidedSession, __file__)]
 
-    with Hop(door(short_tmp)) as hop:
-        run(main(hop))
+    run(main())
 
 
-def test_leaving_by_an_error_stores_and_does_not_mask_it(short_tmp: Path) -> None:
+def test_leaving_by_an_error_stores_and_does_not_mask_it(hop: Hop) -> None:
     """The error comes out as it was, without a warning, and the session is stored."""
 
-    async def main(hop: Hop) -> None:
+    async def main() -> None:
         async with mpy6a.AsyncPipe(hop.address) as pipe:
             with pytest.raises(ZeroDivisionError):  # noqa: PT012 -- the block is what is tested
                 async with pipe.new("user-create") as session:
@@ -86,30 +55,28 @@ def test_leaving_by_an_error_stores_and_does_not_mask_it(short_tmp: Path) -> Non
         assert only(hop.pipe).store_after_ms == BY_POLICY
         assert only(hop.pipe).records == [b"x"]
 
-    with Hop(door(short_tmp)) as hop:
-        run(main(hop))
+    run(main())
 
 
-def test_leaving_by_an_error_waits_a_second_at_most(short_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_leaving_by_an_error_waits_a_second_at_most(hop: Hop, monkeypatch: pytest.MonkeyPatch) -> None:
     """A pipe that does not answer does not hold the error up."""
     monkeypatch.setattr("mpy6a.limits.LEAVE_TIMEOUT_S", 0.01)
     monkeypatch.setattr("mpy6a.limits.CLOSE_TIMEOUT_S", 0.01)
 
-    async def main(hop: Hop) -> None:
+    async def main() -> None:
         async with mpy6a.AsyncPipe(hop.address) as pipe:
             with pytest.raises(ZeroDivisionError):  # noqa: PT012 -- the block is what is tested
                 async with pipe.new("user-create"):
                     hop.pipe.ignore_batches = 99
                     raise ZeroDivisionError
 
-    with Hop(door(short_tmp)) as hop:
-        run(main(hop))
+    run(main())
 
 
-def test_a_decision_that_was_called_is_waited_for(short_tmp: Path) -> None:
+def test_a_decision_that_was_called_is_waited_for(hop: Hop) -> None:
     """Leaving the block after an un-awaited delete() neither stores nor warns, and the session is finished."""
 
-    async def main(hop: Hop) -> None:
+    async def main() -> None:
         async with mpy6a.AsyncPipe(hop.address) as pipe:
             async with pipe.new("user-create") as session:
                 session.delete()
@@ -117,14 +84,13 @@ def test_a_decision_that_was_called_is_waited_for(short_tmp: Path) -> None:
             with pytest.raises(mpy6a.SessionClosed):
                 session.append(b"x")
 
-    with Hop(door(short_tmp)) as hop:
-        run(main(hop))
+    run(main())
 
 
-def test_a_refusal_nobody_awaited_surfaces_at_the_next_operation(short_tmp: Path) -> None:
+def test_a_refusal_nobody_awaited_surfaces_at_the_next_operation(hop: Hop) -> None:
     """Once, as AfterRefusal with the refusal as its cause; then the session can be decided."""
 
-    async def main(hop: Hop) -> None:
+    async def main() -> None:
         hop.pipe.refuse = lambda op: Code.DISK_LOW if op.record == b"no" else 0
         async with mpy6a.AsyncPipe(hop.address) as pipe, pipe.new("user-create") as session:
             session.append(b"no")
@@ -136,26 +102,24 @@ def test_a_refusal_nobody_awaited_surfaces_at_the_next_operation(short_tmp: Path
             await session.delete()
         assert only(hop.pipe).records == [b"fine"]
 
-    with Hop(door(short_tmp)) as hop:
-        run(main(hop))
+    run(main())
 
 
-def test_a_refusal_that_was_awaited_does_not_surface_again(short_tmp: Path) -> None:
-    async def main(hop: Hop) -> None:
+def test_a_refusal_that_was_awaited_does_not_surface_again(hop: Hop) -> None:
+    async def main() -> None:
         hop.pipe.refuse = lambda op: Code.DISK_LOW if op.record == b"no" else 0
         async with mpy6a.AsyncPipe(hop.address) as pipe, pipe.new("user-create") as session:
             with pytest.raises(mpy6a.DiskLow):
                 await session.append(b"no")
             await session.delete()
 
-    with Hop(door(short_tmp)) as hop:
-        run(main(hop))
+    run(main())
 
 
-def test_a_refusal_nobody_awaited_surfaces_at_leaving(short_tmp: Path) -> None:
+def test_a_refusal_nobody_awaited_surfaces_at_leaving(hop: Hop) -> None:
     """The session is stored all the same, and nobody has to guess why its handler runs."""
 
-    async def main(hop: Hop) -> None:
+    async def main() -> None:
         hop.pipe.refuse = lambda op: Code.DISK_LOW if op.record == b"no" else 0
         async with mpy6a.AsyncPipe(hop.address) as pipe:
             with pytest.raises(mpy6a.DiskLow):  # noqa: PT012 -- the block is what is tested
@@ -164,14 +128,13 @@ def test_a_refusal_nobody_awaited_surfaces_at_leaving(short_tmp: Path) -> None:
                     session.delete()
         assert only(hop.pipe).state == "STORED"
 
-    with Hop(door(short_tmp)) as hop:
-        run(main(hop))
+    run(main())
 
 
-def test_a_refusal_behind_which_the_leaving_store_stands(short_tmp: Path) -> None:
+def test_a_refusal_behind_which_the_leaving_store_stands(hop: Hop) -> None:
     """An un-awaited refused operation right before the end: the session is stored, and the refusal comes out."""
 
-    async def main(hop: Hop) -> None:
+    async def main() -> None:
         hop.pipe.refuse = lambda op: Code.DISK_LOW if op.record == b"no" else 0
         async with mpy6a.AsyncPipe(hop.address) as pipe:
             with pytest.warns(mpy6a.UndecidedSession), pytest.raises(mpy6a.DiskLow):
@@ -183,15 +146,14 @@ def test_a_refusal_behind_which_the_leaving_store_stands(short_tmp: Path) -> Non
                     raise ZeroDivisionError
         assert [session.state for session in hop.pipe.sessions.values()] == ["STORED"] * 2
 
-    with Hop(door(short_tmp)) as hop:
-        run(main(hop))
+    run(main())
 
 
-def test_dropped_operations_behind_a_refusal_make_no_noise(short_tmp: Path) -> None:
+def test_dropped_operations_behind_a_refusal_make_no_noise(hop: Hop) -> None:
     """Asyncio does not complain about AfterRefusal errors that nobody retrieved."""
     complaints: list[object] = []
 
-    async def main(hop: Hop) -> None:
+    async def main() -> None:
         asyncio.get_running_loop().set_exception_handler(lambda loop, context: complaints.append(context))
         hop.pipe.refuse = lambda op: Code.DISK_LOW if op.record == b"no" else 0
         async with mpy6a.AsyncPipe(hop.address) as pipe:
@@ -204,6 +166,5 @@ def test_dropped_operations_behind_a_refusal_make_no_noise(short_tmp: Path) -> N
             del session
         gc.collect()
 
-    with Hop(door(short_tmp)) as hop:
-        run(main(hop))
+    run(main())
     assert complaints == []

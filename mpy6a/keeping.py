@@ -1,0 +1,161 @@
+"""Keeps the store small: has checkpoints written, lets go of memory and of log, makes clients wait when it falls behind.
+
+    log grew -> ask(index) -> the writer follows the log, commits -> done(index, position)
+             -> rows of the file count, waiting sessions leave memory, segments below are used again
+
+Never holds up the loop: the writer is another process, and memory is let go in slices. Source: design, "Checkpoint".
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from mpy6a import limits
+from mpy6a.filed import Filed
+from mpy6a.log import LogStats
+from mpy6a.pipe import Pipe
+
+logger = logging.getLogger(__name__)
+
+
+class Done(Protocol):
+    """A checkpoint is committed."""
+
+    @property
+    def index(self) -> int:
+        """Everything below it is in the file."""
+        ...
+
+    @property
+    def position(self) -> int:
+        """The log's position behind the last frame of it."""
+        ...
+
+    @property
+    def took_ms(self) -> int:
+        """What writing it took."""
+        ...
+
+
+class Writer(Protocol):
+    """Whoever writes checkpoints, one at a time, and tells of it later."""
+
+    full: bool  # the last one found no room on the disk
+
+    @property
+    def busy(self) -> bool:
+        """One is asked for and not committed."""
+        ...
+
+    def ask(self, index: int) -> None:
+        """Have one written that holds everything below `index`: durable, and the end of a frame."""
+        ...
+
+    def receive(self) -> Sequence[Done]:
+        """What was committed since the last call. Raises DiskFailed when there will be no more."""
+        ...
+
+
+class KeptLog(Protocol):
+    """What of a log matters here."""
+
+    stats: LogStats
+
+    @property
+    def next_index(self) -> int:
+        """Index of the next entry."""
+        ...
+
+    @property
+    def unsynced_bytes(self) -> int:
+        """Appended and not durable yet: 0 unless `fsync: interval`."""
+        ...
+
+    def sync(self) -> None:
+        """Make everything durable that was appended."""
+        ...
+
+    def trim(self, index: int) -> None:
+        """Nothing below `index` is needed any more."""
+        ...
+
+
+@dataclass(slots=True)
+class Kept:
+    """Figures for `status`."""
+
+    index: int = 0  # of the last checkpoint
+    position: int = 0
+    checkpoints: int = 0  # since this process began
+    took_ms: int = 0  # of the last one
+    done_ms: int = 0  # when it was told of, monotonic
+
+
+class Keeper:
+    """One pipe's. Call `turn` after every turn of the loop, `receive` when the writer has something to say."""
+
+    def __init__(self, pipe: Pipe, log: KeptLog, writer: Writer, open_file: Callable[[], Filed], replayed: int) -> None:
+        """`open_file` gives the file's reading side after the first commit; `replayed` are the bytes of log above the
+        last checkpoint."""
+        self.kept = Kept()
+        self._pipe = pipe
+        self._log = log
+        self._writer = writer
+        self._open_file = open_file
+        self._logged = log.stats.bytes - replayed  # stats.bytes at the last checkpoint's end
+        self._asked = self._logged  # and at the last question
+        self._full_since_ms = 0
+
+    @property
+    def backlog_bytes(self) -> int:
+        """Log that no checkpoint holds."""
+        return self._log.stats.bytes - self._logged
+
+    @property
+    def is_busy(self) -> bool:
+        """`turn` has work that waits for nobody."""
+        return self._pipe.due.is_settling
+
+    def receive(self, now_ms: int) -> None:
+        """Take what the writer tells. Raises DiskFailed when it gave up, DamagedLog when its file cannot be read."""
+        for done in self._writer.receive():
+            sessions = self._pipe.state.sessions
+            if sessions.source is None:
+                sessions.source = self._open_file()
+            sessions.filed_below = done.position
+            self._pipe.due.settle_memory(done.index)
+            self._log.trim(done.index)
+            if not self._writer.busy:
+                self._logged = self._asked
+            self.kept = Kept(done.index, done.position, self.kept.checkpoints + 1, done.took_ms, now_ms)
+            logger.debug("checkpoint", extra={"facts": {"index": done.index, "ms": done.took_ms}})
+
+    def turn(self, now_ms: int) -> None:
+        """Let go of some memory; ask for the next checkpoint when there is enough to write."""
+        due, log, writer = self._pipe.due, self._log, self._writer
+        if due.is_settling:
+            due.settle_some(limits.SETTLE_SESSIONS)
+        backlog = log.stats.bytes - self._logged
+        self._pipe.behind = backlog > limits.CHECKPOINT_BACKLOG_BYTES
+        if writer.busy or due.is_settling or backlog < limits.CHECKPOINT_IDLE_BYTES:
+            return
+        if backlog < limits.CHECKPOINT_BYTES and now_ms - self.kept.done_ms < limits.CHECKPOINT_MS:
+            return
+        if writer.full and now_ms - self._full_since_ms < limits.CHECKPOINT_REST_MS:
+            return
+        self._full_since_ms = now_ms
+        if log.unsynced_bytes:
+            log.sync()
+        self._asked = log.stats.bytes
+        writer.ask(log.next_index)
+
+    def deadline(self, now_ms: int) -> int | None:
+        """When `turn` has to be called next, whatever comes in before; None for never."""
+        if self._pipe.due.is_settling:
+            return now_ms
+        if self._writer.busy or self.backlog_bytes < limits.CHECKPOINT_IDLE_BYTES:
+            return None
+        return max(now_ms, self.kept.done_ms + limits.CHECKPOINT_MS)
