@@ -7,7 +7,7 @@ Source: semantics, "The log decides"; design, "Checkpoint".
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from typing import Protocol
 
 from mpy6a.session import Session
@@ -42,6 +42,11 @@ class Filed(Protocol):
 
     def page(self, after: int, most: int) -> list[Session]:
         """Rows above an index, in order of their index."""
+        ...
+
+    def traces(self) -> Iterator[tuple[int, int, int, int]]:
+        """(term, index, epoch, log time) of all traces in the file, by index; those too old to count may be among
+        them."""
         ...
 
     def records(self, index: int) -> dict[int, bytes]:

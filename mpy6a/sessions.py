@@ -415,12 +415,18 @@ class Sessions:
 
     # ------------------------------------------------------------------ comparing
 
-    def dump(self) -> dict[str, Any]:
-        """Plain data of all that is kept here."""
+    def dump(self, log_ms: int) -> dict[str, Any]:
+        """Plain data of all that is kept here, in memory or in the file."""
+        finished = {(term, index): epoch for term, index, epoch, _, _ in self.traces()}
+        for term, index, epoch, ended_ms in self.source.traces() if self.source is not None else ():
+            if ended_ms + FINISHED_TRACE_MS > log_ms:
+                finished.setdefault((term, index), epoch)
+        filed = ((s.kind, s.extra.key, s.index) for s in self._filed_after(0) if s.extra is not None and s.extra.key)
+        keys = self._keys | {(kind, key): index for kind, key, index in filed}
         return {
             "sessions": {f"{s.term}.{s.index}": _plain(s) for s in self.all()},
-            "keys": dict(sorted(self._keys.items())),
-            "finished": {f"{t}.{i}": epoch for (t, i), (epoch, *_) in sorted(self._finished.items())},
+            "keys": dict(sorted(keys.items())),
+            "finished": {f"{term}.{index}": epoch for (term, index), epoch in sorted(finished.items())},
         }
 
 

@@ -504,5 +504,5 @@ class State:
             "terms": list(self._terms),
             "outcomes": self.requests.dump(),
             "paused_kinds": dict(sorted(self.paused_kinds.items())),
-            **self.sessions.dump(),
+            **self.sessions.dump(self.log_ms),
         }

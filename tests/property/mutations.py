@@ -37,9 +37,9 @@ MUTATIONS: Final = (
     Mutation("the short way lets an older epoch write", STATE, "or session.epoch != epoch\n", "\n"),
     Mutation("the short way takes an index for an id", STATE, "or session.term != term\n", "\n"),
     # Sessions that are gone, ids that never were.
-    Mutation("the trace names the wrong epoch", SESSIONS, "(session.epoch + 1, log_ms)", "(session.epoch, log_ms)"),
+    Mutation("the trace names the wrong epoch", SESSIONS, "(session.epoch + 1, log_ms, change)", "(session.epoch, log_ms, change)"),
     Mutation("the second epoch leaves no trace", SESSIONS, "if session.epoch > 1:", "if session.epoch > 2:"),
-    Mutation("a trace is kept too long", SESSIONS, "FINISHED_TRACE_MS <= log_ms", "FINISHED_TRACE_MS < log_ms"),
+    Mutation("a trace is kept too long", SESSIONS, "[1] + FINISHED_TRACE_MS <= log_ms:", "[1] + FINISHED_TRACE_MS < log_ms:"),
     Mutation("an old batch is told OK", STATE, "first_sent_ms >= FINISHED_TRACE_MS", "first_sent_ms < 0"),
     Mutation("a lost id is taken for gone", STATE, "or index < terms[place][1]:", "or index < 0:"),
     # New.
@@ -47,7 +47,7 @@ MUTATIONS: Final = (
     Mutation("an old New is made", STATE, "first_sent_ms >= OUTCOME_KEPT_MS", "first_sent_ms > OUTCOME_KEPT_MS"),
     Mutation("outcomes are forgotten at once", REQUESTS, "client.last_ms + OUTCOME_KEPT_MS", "client.last_ms"),
     Mutation("a mark goes back", REQUESTS, "if mark > client.mark:", "if mark != client.mark:"),
-    Mutation("a key outlives its session", SESSIONS, "self._keys.pop((session.kind", "self._keys.get((session.kind"),
+    Mutation("a key outlives its session", SESSIONS, "key), None)\n        shard", "key), None) if False else 0\n        shard"),
     # Epochs.
     Mutation("the fence carries the id's term", SESSIONS, "fence(self.term, session", "fence(session.term, session"),
     Mutation("an epoch inherits the seq", SESSIONS, "        session.seq = 0\n", ""),
@@ -60,6 +60,13 @@ MUTATIONS: Final = (
     Mutation("a late proposal is applied", STATE, " or session.change != proposal.change", ""),
     Mutation("anybody's death stores a session", STATE, " or session.writer != proposal.target", ""),
     Mutation("anybody may end an epoch", STATE, "if delivery.target != frame.origin:", "if not frame.origin:"),
+    # Memory over the checkpoint's file.
+    Mutation("a row counts beside its session", SESSIONS, "        self.filed.discard(index)\n", ""),
+    Mutation("a filed session is not found", SESSIONS, "if session is None and index in self.filed:", "if False:"),
+    Mutation("a filed key is free", SESSIONS, "return self._load(index) if index in self.filed else None", "return None"),
+    Mutation("a row that does not count has its key", SESSIONS, "(index) if index in self.filed else", "(index) if index else"),
+    Mutation("a filed trace is forgotten", SESSIONS, "trace = self.source.trace(term, index)", "trace = None"),
+    Mutation("a held session is loaded, its holder not", SESSIONS, "        self.filed.add(session.index)\n", ""),
     # Figures.
     Mutation("releases are counted for ever", STATE, "delivery.releases = 0", "delivery.releases += 0"),
     Mutation("a park by the limit comes late", SESSIONS, "if reached >= limit:", "if reached > limit:"),

@@ -16,10 +16,12 @@ from mpy6a.entries import SessionKey as Key
 from mpy6a.framing import FLAG_REENCODED, Frame, FrameType
 from mpy6a.model import NOBODY, AdminVerb, Extra, Op, Proposal, SessionState, Verb
 from mpy6a.policy import KindPolicy, Policy
+from mpy6a.session import Session
 from mpy6a.sessions import Applied
 from mpy6a.state import LEVEL, VERDICT, State
 from mpy6a.wire import decode_rows, encode_batch_body, null_refused
 
+from .filing import Filing
 from .reference import Kind, Reference, SessionKey, Verdict
 
 PIPE = 1
@@ -61,6 +63,7 @@ class Pair:
         self._epochs: dict[str, tuple[int, int]] = {}  # id -> (epoch, fence) seen last
         self._writers: dict[tuple[str, int], str] = {}  # (id, epoch) -> its writer
         self._gone: set[str] = set()
+        self._filing: Filing | None = None
         self.opening(3)
 
     # ------------------------------------------------------------------ frames
@@ -179,6 +182,38 @@ class Pair:
             verdicts.append(Verdict(result.code, result.index, result.term))
         return verdicts
 
+    # ------------------------------------------------------------------ checkpoints
+
+    def checkpoint(self, leave: Callable[[Session], bool]) -> None:
+        """One is written by whoever follows the log; then waiting sessions may `leave` memory, and traces do."""
+        self._narrate("checkpoint")
+        if self._filing is None:
+            self._filing = Filing(PIPE)
+        self._filing.write(self.frames, len(self._log))
+        self._use_file()
+        sessions = self.state.sessions
+        for session in sessions.in_memory():
+            if session.state in (SessionState.STORED, SessionState.PARKED) and leave(session):
+                sessions.drop(session)
+        sessions.drop_traces(self.next_index)
+        self._compare()
+
+    def start_from_checkpoint(self) -> None:
+        """The pipe starts again: from the last checkpoint, and what was logged since."""
+        if self._filing is None or type(self.state) is not State:
+            return  # none yet; or a state with a planted fault, which is to stay
+        self._narrate("start from the checkpoint")
+        self.state = self._filing.load()
+        for frame in self.frames:
+            if frame.first_index >= self.state.next_index:
+                self.state.apply(replace(frame))
+        self._compare()
+
+    def _use_file(self) -> None:
+        assert self._filing is not None
+        self.state.sessions.source = self._filing.file
+        self.state.sessions.filed_below = len(self._log)
+
     # ------------------------------------------------------------------ what is compared
 
     def _compare(self) -> None:
@@ -214,7 +249,7 @@ class Pair:
     def _check_records(self) -> None:
         """References into the log lead to the very bytes that were sent."""
         for session in self.state.sessions.all():
-            records = [bytes(self._log[r >> 32 : (r >> 32) + (r & 0xFFFFFFFF)]) for r in session.records]
+            records = self.state.sessions.records(session, lambda at, length: bytes(self._log[at : at + length]))
             assert records == self.reference.sessions[(session.term, session.index)].records
             assert session.size == sum(map(len, records))
 

@@ -115,6 +115,18 @@ class Histories(RuleBasedStateMachine):
         self._by(r).reload()
 
     @rule(r=CHOICES)
+    def checkpoint(self, r: Random) -> None:
+        self._by(r).checkpoint()
+
+    @rule(r=CHOICES)
+    def keyed(self, r: Random) -> None:
+        self._by(r).keyed()
+
+    @rule(r=CHOICES)
+    def start(self, r: Random) -> None:
+        self._by(r).start()
+
+    @rule(r=CHOICES)
     def wait(self, r: Random) -> None:
         self._by(r).wait()
 

@@ -167,6 +167,33 @@ class World:
         """A client process dies, and another begins."""
         self.writers[self.r.randrange(len(self.writers))] = self._writer()
 
+    # ------------------------------------------------------------------ checkpoints
+
+    def checkpoint(self) -> None:
+        """The checkpoint is written; all, some or none of what waits leaves memory."""
+        of = self._one((1, 1, 2, 100))
+        self.pair.checkpoint(lambda _: self.r.randrange(of) == 0)
+
+    def keyed(self) -> None:
+        """A New with the key of a session that waits, and left memory or finished a moment ago."""
+        self.pair.checkpoint(lambda _: True)
+        waiting = [self._live(key) for key in self._keys(SessionState.STORED)]
+        named = [(session.kind, session.key) for session in waiting if session.key]
+        if not named:
+            return
+        if self._rare(3):
+            self.operate()
+        writer = self._one(self.writers)
+        op = self._new(writer)
+        kind, key = self._one(named)
+        writer.unanswered[op.index] = op = op._replace(argument=kind)
+        writer.extras[op.index] = writer.extras[op.index]._replace(key=key)
+        self._send(writer.incarnation, [[op]])
+
+    def start(self) -> None:
+        """The pipe dies and starts again."""
+        self.pair.start_from_checkpoint()
+
     # ------------------------------------------------------------------ sidecars
 
     def end(self) -> None:
