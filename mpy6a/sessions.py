@@ -415,8 +415,8 @@ class Sessions:
 
     # ------------------------------------------------------------------ comparing
 
-    def dump(self, log_ms: int) -> dict[str, Any]:
-        """Plain data of all that is kept here, in memory or in the file."""
+    def dump(self, log_ms: int = 0) -> dict[str, Any]:
+        """Plain data of all that is kept here, in memory or in the file; traces as they count at a log time."""
         finished = {(term, index): epoch for term, index, epoch, _, _ in self.traces()}
         for term, index, epoch, ended_ms in self.source.traces() if self.source is not None else ():
             if ended_ms + FINISHED_TRACE_MS > log_ms:
