@@ -227,7 +227,6 @@ class Due:
     def settle_memory(self, before: int) -> None:
         """The checkpoint holds all that was changed below this log index: begin to let it go from memory."""
         self._settling = _Settling(before, deque(sorted(self._state.sessions.shards)))
-        self._state.sessions.drop_traces(before)
 
     @property
     def is_settling(self) -> bool:
@@ -235,10 +234,10 @@ class Due:
         return self._settling is not None
 
     def settle_some(self, most: int) -> None:
-        """Look at up to so many sessions: STORED and PARKED ones that have not changed since leave memory, at about
+        """Look at up to so many traces and sessions: STORED and PARKED ones that have not changed since leave memory, at about
         1.5 us each. At the end the sweep goes over the file anew."""
         settling, sessions = self._settling, self._state.sessions
-        if settling is None:
+        if settling is None or not sessions.drop_traces(settling.before, most):
             return
         for _ in range(most):
             while not settling.at_hand and settling.shards:

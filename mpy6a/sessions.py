@@ -210,10 +210,13 @@ class Sessions:
         for (term, index), (epoch, log_ms, change) in self._finished.items():
             yield term, index, epoch, log_ms, change
 
-    def drop_traces(self, before: int) -> None:
-        """Let go of the traces that a checkpoint at log index `before` holds."""
-        while self._finished and next(iter(self._finished.values()))[2] < before:
-            self._finished.popitem(last=False)
+    def drop_traces(self, before: int, most: int = 1 << 62) -> bool:
+        """Let go of up to so many of the traces that a checkpoint at log index `before` holds; whether none is left."""
+        finished = self._finished
+        while finished and most > 0 and next(iter(finished.values()))[2] < before:
+            finished.popitem(last=False)
+            most -= 1
+        return most > 0
 
     # ------------------------------------------------------------------ a session's beginning and end
 

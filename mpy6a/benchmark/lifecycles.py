@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Sequence
+from random import randrange
 from typing import Final
 
 from mpy6a.benchmark.figures import OPERATIONS
@@ -14,6 +15,7 @@ from mpy6a.model import SessionId, Verb
 
 _APPEND: Final = int(Verb.APPEND)
 _DELETE: Final = int(Verb.DELETE)
+_STORE: Final = int(Verb.STORE)
 
 
 class Lifecycles:
@@ -34,8 +36,12 @@ class Lifecycles:
         self._called_ns = [0] * in_flight
         self._writers: list[Writer[int] | None] = [None] * in_flight
 
+    store_ms = 0  # above it, a session ends in Store, due within so many ms, instead of Delete
+    sessions = -1  # how many there are to be; below 0: no end
+
     def begin(self, now_ms: int, now_ns: int) -> None:
         """Calls the first New of every slot."""
+        self.begun = self.running
         for slot in range(self.running):
             self._called_ns[slot] = now_ns
             self._exchange.submit_new(self._kind, None, slot, now_ms)
@@ -59,11 +65,14 @@ class Lifecycles:
             if step:
                 if step < OPERATIONS - 1:
                     submit(writer, _APPEND, slot, now_ms, record)
+                elif self.store_ms:
+                    submit(writer, _STORE, slot, now_ms, None, randrange(self.store_ms))
                 else:
                     submit(writer, _DELETE, slot, now_ms)
-            elif self.ending:
+            elif self.ending or self.begun == self.sessions:
                 self.running -= 1
             else:
+                self.begun += 1
                 exchange.submit_new(self._kind, None, slot, now_ms)
 
 

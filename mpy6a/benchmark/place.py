@@ -38,7 +38,7 @@ class Doors:
 class Place:
     """Directories, addresses and children of a sitting; leaving the block ends and removes all of them."""
 
-    def __init__(self, disk: Path, fsync: str = "always") -> None:
+    def __init__(self, disk: Path, fsync: str = "always", checkpoint: str = "64MiB") -> None:
         try:
             self.data = Path(tempfile.mkdtemp(prefix="mpy6a-bench-", dir=disk)).resolve()
         except OSError as problem:
@@ -46,6 +46,7 @@ class Place:
         self._short = Path(tempfile.mkdtemp(prefix="m6b-"))
         self._children: list[Child] = []
         self._fsync = fsync
+        self._checkpoint = checkpoint
         self.doors = Doors(
             pipe=f"tcp://127.0.0.1:{free_port()}",
             push=f"tcp://127.0.0.1:{free_port()}",
@@ -66,7 +67,7 @@ class Place:
         (self._short / "pipe.yaml").write_text(
             f"pipe: 1\ndata: {_quoted(self.data / 'data')}\nlisten: ['{self.doors.pipe}']\n"
             f"admin: {_quoted(self.doors.admin)}\nroutes: routes.yaml\n"
-            f"sidecars: {{{_SIDECAR}: '{self.doors.push}'}}\nlog: {{fsync: {self._fsync}}}\n"
+            f"sidecars: {{{_SIDECAR}: '{self.doors.push}'}}\nlog: {{fsync: {self._fsync}, checkpoint: {self._checkpoint}}}\n"
         )
         (self._short / "sidecar.yaml").write_text(
             f"name: {_SIDECAR}\nlisten: {_quoted(self.doors.sidecar)}\npipes: ['{self.doors.pipe}']\n"

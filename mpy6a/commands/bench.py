@@ -23,6 +23,7 @@ def _numbers(context: click.Context, parameter: click.Parameter, text: str) -> t
 
 
 @click.command()
+@click.argument("what", required=False, type=click.Choice(["storage"]))
 @click.option(
     "--level",
     type=click.Choice(["exchange", "api", "idle"]),
@@ -57,8 +58,19 @@ def _numbers(context: click.Context, parameter: click.Parameter, text: str) -> t
     default=".",
     help="Directory on the disk to be measured [default: here]; nothing is left in it.",
 )
+@click.option(
+    "--sessions", type=click.IntRange(0), default=5_000_000, show_default=True, help="Of `storage`: its long run."
+)
+@click.option(
+    "--pair-sessions",
+    type=click.IntRange(1_000, 150_000),
+    default=150_000,
+    show_default=True,
+    help="Of `storage`: one short run, with and without checkpoints.",
+)
 @click.option("--json", "as_json", is_flag=True, help="print JSON, every run in it")
 def bench(
+    what: str | None,
     level: str,
     through: str,
     in_flight: tuple[int, ...],
@@ -68,17 +80,27 @@ def bench(
     fsync: str,
     loop: str,
     data: Path,
+    sessions: int,
+    pair_sessions: int,
     as_json: bool,
 ) -> None:
     """Measure this pipe on this machine: its own pipe process on a real disk, one client process.
 
     Sessions live New, three Appends, Delete; every operation is acknowledged before the next of its session is called.
+    `storage` has them end in Store, and measures what stays: memory, disk, restart, the due sweep, and what
+    checkpoints cost (--in-flight 256,1024 --runs 3 --sessions 5000000).
     """
     from mpy6a.benchmark import report
     from mpy6a.benchmark.idle import rest
     from mpy6a.benchmark.sitting import Plan, sit
 
     signal.signal(signal.SIGTERM, _end)
+    if what == "storage":
+        from mpy6a.benchmark import storage
+
+        figures = storage.measure(storage.StoragePlan(data, sessions, pair_sessions, in_flight, runs), _told)
+        click.echo(json.dumps(figures, indent=2) if as_json else storage.text(figures))
+        return
     if level == "idle":
         idle = rest(data, through, runs, 60.0 if seconds is None else seconds, _told)
         click.echo(json.dumps(report.idle_facts(idle), indent=2) if as_json else report.idle_text(idle))
