@@ -136,9 +136,10 @@ class BlockingDriver:
         link.send(self.connection.outgoing(now_ms))
 
     def _sleep(self, link: Link, poller: select.poll) -> None:
-        """Until something happened or is due. The flag before the look, so that no caller is missed."""
+        """Until something happened or is due; not at all when this turn heard the last answer that a close waits for.
+        The flag before the look, so that no caller is missed."""
         self._sleeping = True
-        if self._requests or link.pending():
+        if self._requests or link.pending() or self._finished():
             self._sleeping = False
             return
         due = self.connection.deadline()

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
 import mpy6a
+from mpy6a.client.blocking_driver import BlockingDriver
 from mpy6a.client.waiters import Waiter
 from mpy6a.errors import Code
 from mpy6a.messages import Goodbye, Heartbeat, Hello
@@ -221,3 +224,25 @@ def test_a_waiter_is_answered_once_or_left() -> None:
         refused.wait(5)
     thread.join()
     assert refused.saw(error)
+
+
+def test_a_close_that_heard_its_last_answer_does_not_sleep() -> None:
+    """The turn that a close woke heard it: nothing else would wake the thread before the close gives up."""
+
+    class Still(BlockingDriver):
+        def _run(self) -> None:
+            """The test takes the thread's place."""
+
+    class Silent:
+        def pending(self) -> bool:
+            return False
+
+        def poll(self, timeout: object) -> list[tuple[int, int]]:
+            raise AssertionError(f"it slept for {timeout} ms")
+
+    driver = Still("ipc:///nobody.sock", name="test", token=b"", timeout_ms=1_000)
+    driver._close_by_ms = time.monotonic_ns() // 1_000_000 + 60_000
+    driver._sleep(cast("Any", Silent()), cast("Any", Silent()))
+    driver._close_by_ms = None
+    with pytest.raises(AssertionError, match="it slept for None"):
+        driver._sleep(cast("Any", Silent()), cast("Any", Silent()))
