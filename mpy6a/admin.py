@@ -11,9 +11,9 @@ import json
 from collections.abc import Callable, Hashable
 from typing import Any
 
-from mpy6a import limits
+from mpy6a import export, limits
 from mpy6a.entries import Admin, SessionKey
-from mpy6a.errors import BadRequest, Code, Mpy6aError, NoSuchSession, Refused
+from mpy6a.errors import BadRequest, Code, DiskLow, Mpy6aError, NoSuchSession, Refused
 from mpy6a.messages import AdminReply, AdminRequest, Message
 from mpy6a.model import AdminVerb, AttemptOutcome, SessionId, SessionState
 from mpy6a.pipe import Pipe
@@ -27,6 +27,7 @@ Facts = Callable[[], dict[str, Any]]
 LIST_MAX = 1_000  # sessions in one page of a list; `after` takes the next
 SCAN_MAX = 20_000  # sessions looked at for one page: about 5 ms of the loop
 _NO_DELIVERY = Delivery()
+_KIND_WORDS = {"pause": AdminVerb.PAUSE, "resume": AdminVerb.RESUME}
 _WORDS = {"kick": AdminVerb.KICK, "delete": AdminVerb.DELETE, "park": AdminVerb.PARK, "cancel": AdminVerb.CANCEL}
 
 
@@ -81,7 +82,15 @@ class AdminDoor:
             case "sessions.show":
                 session = self._session(arguments)
                 return self._describe(session, now_ms) | self._details(session, bool(arguments.get("records")))
+            case "sessions.export":
+                return self._export(self._session(arguments), arguments, now_ms)
+            case "kinds.list":
+                return {"kinds": self._kinds()}
+            case verb if verb.startswith("kinds.") and verb.removeprefix("kinds.") in _KIND_WORDS:
+                self._say_kind(sender, message, request, arguments, now_ms)
+                return None
             case "clock.accept":
+                self._check_log()
                 who = str(arguments.get("who", ""))[:128]
                 body = {"clock": "accepted"}
                 self._pipe.accept_clock(who, now_ms, lambda _: self._ok(sender, message, request, body))
@@ -91,7 +100,7 @@ class AdminDoor:
                 return None
         raise BadRequest(
             f"no verb {request.verb[:40]!r}; there are: status, clock.accept, sessions.list, sessions.show, "
-            + ", ".join(f"sessions.{word}" for word in _WORDS)
+            "sessions.export, kinds.list, kinds.pause, kinds.resume, " + ", ".join(f"sessions.{word}" for word in _WORDS)
         )
 
     # ------------------------------------------------------------------ what is
@@ -99,11 +108,6 @@ class AdminDoor:
     def status(self, now_ms: int) -> dict[str, Any]:
         """The pipe at a glance."""
         pipe, state = self._pipe, self._pipe.state
-        kinds: dict[int, dict[str, int]] = {}
-        for count, live in state.sessions.counts.items():
-            if live:
-                kinds.setdefault(count >> 3, {})[SessionState(count & 7).name.lower()] = live
-        names = {number: kind.name for number, kind in state.policy.kinds.items()}
         oldest_ms = pipe.due.oldest_ms()
         log_ms = pipe.log_ms(now_ms)
         return {
@@ -116,20 +120,29 @@ class AdminDoor:
             "clock_held": pipe.due.clock_held,
             "disk_level": pipe.disk_level,
             "live": state.sessions.live(),
-            "kinds": [
-                {
-                    "kind": number,
-                    "name": names.get(number, ""),
-                    **{s.name.lower(): kinds.get(number, {}).get(s.name.lower(), 0) for s in SessionState},
-                    "ready": pipe.due.ready(number),
-                }
-                for number in sorted({*names, *kinds})
-            ],
+            "kinds": self._kinds(),
             "oldest_due_ms": max(0, log_ms - oldest_ms) if oldest_ms is not None else None,
             "sidecars": self._pusher.status(),
             "dropped": dict(sorted(pipe.dropped.items())),
             **self._facts(),
         }
+
+    def _kinds(self) -> list[dict[str, Any]]:
+        """Every kind that is routed, live or paused: how many sessions are in which state, and who paused it why."""
+        state = self._pipe.state
+        live: dict[int, dict[str, int]] = {}
+        for count, sessions in state.sessions.counts.items():
+            if sessions:
+                live.setdefault(count >> 3, {})[SessionState(count & 7).name.lower()] = sessions
+        names = {number: kind.name for number, kind in state.policy.kinds.items()}
+        found = []
+        for number in sorted({*names, *live, *state.paused_kinds}):
+            _, who, reason = state.paused_kinds.get(number, (0, "", ""))
+            paused = {"who": who, "reason": reason} if number in state.paused_kinds else None
+            states = {one.name.lower(): live.get(number, {}).get(one.name.lower(), 0) for one in SessionState}
+            ready = self._pipe.due.ready(number)
+            found.append({"kind": number, "name": names.get(number, ""), **states, "ready": ready, "paused": paused})
+        return found
 
     def _list(self, arguments: dict[str, Any], now_ms: int) -> dict[str, Any]:
         after = _integer(arguments, "after", 0)
@@ -224,11 +237,27 @@ class AdminDoor:
             details["records_base64"] = shown
         return details
 
+    def _export(self, session: Session, arguments: dict[str, Any], now_ms: int) -> dict[str, Any]:
+        """All of a session but its records' bytes; with `from`, a page of those."""
+        state = self._pipe.state
+        if "from" not in arguments:
+            reason = why(self._pipe, self._pusher, session, self._pipe.log_ms(now_ms))
+            return export.document(state, session, "pipe", reason)
+        start = _integer(arguments, "from", 0)
+        records = export.page(state.sessions, session, start, self._read)
+        return {"change": session.change, "from": start, "base64": base64.b64encode(records).decode()}
+
     # ------------------------------------------------------------------ words
+
+    def _check_log(self) -> None:
+        """Raises DiskLow when nothing can be logged."""
+        if self._pipe.disk_spent:
+            raise DiskLow("the disk is full and the log's reserve is used up: make room first, then say it again")
 
     def _say(
         self, sender: Hashable, message: Message, request: AdminRequest, arguments: dict[str, Any], now_ms: int
     ) -> None:
+        self._check_log()
         session = self._session(arguments)
         word = request.verb.removeprefix("sessions.")
         state_name = SessionState(session.state).name
@@ -246,6 +275,22 @@ class AdminDoor:
                 self._ok(sender, message, request, {"id": arguments["id"], word: True})
 
         self._pipe.say(admin, now_ms, done)
+
+
+    def _say_kind(
+        self, sender: Hashable, message: Message, request: AdminRequest, arguments: dict[str, Any], now_ms: int
+    ) -> None:
+        self._check_log()
+        number = self._kind(arguments.get("kind", ""))
+        word = request.verb.removeprefix("kinds.")
+        who, reason = str(arguments.get("who", ""))[:128], str(arguments.get("reason", ""))[:256]
+        was_paused = number in self._pipe.state.paused_kinds
+
+        def done(_: Applied) -> None:
+            self._pusher.look_again()  # what waited for this is due already: no timer will say so
+            self._ok(sender, message, request, {"kind": number, word: True, "was_paused": was_paused})
+
+        self._pipe.say(Admin(_KIND_WORDS[word], who=who, reason=reason, kind=number), now_ms, done)
 
 
 def _integer(arguments: dict[str, Any], name: str, default: int) -> int:

@@ -57,11 +57,12 @@ class Bounds:
     last: int = limits.DISK_LAST_BYTES
 
     @classmethod
-    def of(cls, settings: DiskSettings, total_bytes: int) -> Bounds:
-        """For a file system of that size; a reserve too small to be of use is raised."""
-        very_low = settings.very_low.of(total_bytes)
+    def of(cls, settings: DiskSettings, total_bytes: int, segment_bytes: int) -> Bounds:
+        """For a file system of that size. What is too small to be of use is raised: a checkpoint has to write what one
+        segment holds before that one's space comes back."""
+        very_low = max(settings.very_low.of(total_bytes), segment_bytes + segment_bytes // 4)
         reserve = max(settings.reserve.of(total_bytes), limits.DISK_RESERVE_BYTES_MIN)
-        return cls(max(settings.low.of(total_bytes), very_low), very_low, reserve)
+        return cls(max(settings.low.of(total_bytes), very_low, 2 * segment_bytes), very_low, reserve)
 
     def spares(self, segment_bytes: int) -> int:
         """How many whole segments the log keeps ready, so that the reserve is there when no more can be made.
@@ -70,6 +71,10 @@ class Bounds:
         """
         ahead = self.reserve + max(self.slack, segment_bytes // 2)
         return -(-ahead // segment_bytes)
+
+    def spares_least(self, segment_bytes: int) -> int:
+        """How many of them are the reserve itself: the others go to a checkpoint that finds no room."""
+        return -(-self.reserve // segment_bytes)
 
 
 @dataclass(frozen=True, slots=True)

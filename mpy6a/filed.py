@@ -33,7 +33,7 @@ class Filed(Protocol):
         ...
 
     def due(self, kind: int, after: tuple[int, int], until_ms: int, most: int) -> list[Session]:
-        """STORED sessions that are not paused, with (due_ms, stored_index) above `after`, due by `until_ms`, in order."""
+        """STORED sessions, not paused, with (due_ms, stored_index) above `after`, due by `until_ms`, in that order."""
         ...
 
     def next_due(self, kind: int, after: tuple[int, int]) -> int | None:

@@ -9,6 +9,7 @@ Never holds up the loop: the writer is another process, and memory is let go in 
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -37,6 +38,11 @@ class Done(Protocol):
     @property
     def took_ms(self) -> int:
         """What writing it took."""
+        ...
+
+    @property
+    def settled(self) -> bool:
+        """It stands in the file itself, not only in SQLite's journal beside it."""
         ...
 
 
@@ -97,9 +103,22 @@ class Kept:
 class Keeper:
     """One pipe's. Call `turn` after every turn of the loop, `receive` when the writer has something to say."""
 
-    def __init__(self, pipe: Pipe, log: KeptLog, writer: Writer, open_file: Callable[[], Filed], replayed: int) -> None:
+    def __init__(
+        self,
+        pipe: Pipe,
+        log: KeptLog,
+        writer: Writer,
+        open_file: Callable[[], Filed],
+        replayed: int,
+        checkpoint_bytes: int = limits.CHECKPOINT_BYTES,
+        keep_bytes: int = 0,
+    ) -> None:
         """`open_file` gives the file's reading side after the first commit; `replayed` are the bytes of log above the
-        last checkpoint."""
+        last checkpoint, `checkpoint_bytes` those after which the next one begins, `keep_bytes` those of log that stay
+        below it, for whoever wants to read them."""
+        self._keep_bytes = keep_bytes
+        self._trims: deque[tuple[int, int]] = deque()  # (stats.bytes, index) of checkpoints below which log is kept
+        self._checkpoint_bytes = checkpoint_bytes
         self.kept = Kept()
         self._pipe = pipe
         self._log = log
@@ -127,22 +146,38 @@ class Keeper:
                 sessions.source = self._open_file()
             sessions.filed_below = done.position
             self._pipe.due.settle_memory(done.index)
-            self._log.trim(done.index)
+            if done.settled:  # else a flipped bit in the journal would leave neither: the next one gives it back
+                self._trims.append((self._asked, done.index))
+                self._trim()
             if not self._writer.busy:
                 self._logged = self._asked
             self.kept = Kept(done.index, done.position, self.kept.checkpoints + 1, done.took_ms, now_ms)
             logger.debug("checkpoint", extra={"facts": {"index": done.index, "ms": done.took_ms}})
+
+    def _trim(self) -> None:
+        """Give back the log that nobody needs and nobody wants; when the disk is low, also what somebody wants."""
+        trims, index = self._trims, 0
+        keep_bytes = 0 if self._pipe.disk_level else self._keep_bytes
+        while trims and trims[0][0] <= self._log.stats.bytes - keep_bytes:
+            index = trims.popleft()[1]
+        if index:
+            self._log.trim(index)
 
     def turn(self, now_ms: int) -> None:
         """Let go of some memory; ask for the next checkpoint when there is enough to write."""
         due, log, writer = self._pipe.due, self._log, self._writer
         if due.is_settling:
             due.settle_some(limits.SETTLE_SESSIONS)
+        if self._trims and self._pipe.disk_level:
+            self._trim()
         backlog = log.stats.bytes - self._logged
-        self._pipe.behind = backlog > limits.CHECKPOINT_BACKLOG_BYTES
-        if writer.busy or due.is_settling or backlog < limits.CHECKPOINT_IDLE_BYTES:
+        self._pipe.behind = backlog > max(limits.CHECKPOINT_BACKLOG_BYTES, 5 * self._checkpoint_bytes)
+        if not self.kept.done_ms:
+            self.kept.done_ms = now_ms  # of no checkpoint: the first one waits like any other
+        least, rest_ms = self._pace
+        if writer.busy or due.is_settling or backlog < least:
             return
-        if backlog < limits.CHECKPOINT_BYTES and now_ms - self.kept.done_ms < limits.CHECKPOINT_MS:
+        if backlog < self._checkpoint_bytes and now_ms - self.kept.done_ms < rest_ms:
             return
         if writer.full and now_ms - self._full_since_ms < limits.CHECKPOINT_REST_MS:
             return
@@ -156,6 +191,15 @@ class Keeper:
         """When `turn` has to be called next, whatever comes in before; None for never."""
         if self._pipe.due.is_settling:
             return now_ms
-        if self._writer.busy or self.backlog_bytes < limits.CHECKPOINT_IDLE_BYTES:
+        least, rest_ms = self._pace
+        if self._writer.busy or self.backlog_bytes < least:
             return None
-        return max(now_ms, self.kept.done_ms + limits.CHECKPOINT_MS)
+        return max(now_ms, self.kept.done_ms + rest_ms)
+
+    @property
+    def _pace(self) -> tuple[int, int]:
+        """Bytes of log that are worth a checkpoint, and ms between two for so little. When the disk is low anything
+        is: it gives segments back, and the pages of what was finished."""
+        if self._pipe.disk_level:
+            return 1, limits.DISK_CHECKPOINT_MS
+        return limits.CHECKPOINT_IDLE_BYTES, limits.CHECKPOINT_MS

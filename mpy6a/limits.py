@@ -17,7 +17,7 @@ MESSAGE_BYTES_MAX: Final = 4 * MIB  # one packed message, header included
 MESSAGE_OPERATIONS_MAX: Final = 1_024  # operations of one batch
 ENVELOPE_BYTES_MAX: Final = MESSAGE_BYTES_MAX + 64 * KIB  # packed messages in one ZeroMQ message
 ENVELOPE_MESSAGES_MAX: Final = 1_024  # as many clients as one sidecar packs in one go
-BATCH_OPERATIONS: Final = 128  # what the client library packs at most: with two in flight client, sync and pipe work at once
+BATCH_OPERATIONS: Final = 128  # what a client packs at most: with two in flight client, sync and pipe work at once
 TEXT_BYTES_MAX: Final = 512  # reasons, messages of errors, first bytes of stderr
 KEY_BYTES_MAX: Final = 256  # key and order_key of a session
 TRACE_BYTES_MAX: Final = 128  # a W3C traceparent is 55
@@ -124,41 +124,62 @@ RUN_CHECK_MS: Final = 250  # how late a handler's timeout may be noticed; a scan
 # Refusals (semantics, "The log decides"): logged like good operations, so no client may live on them at full speed.
 REFUSALS_PER_S: Final = 2_000  # refused operations of one client incarnation: 2 % of what a pipe logs in that time
 REFUSALS_BURST: Final = 16_384  # and so many at once: a library's whole queue, all refused, is through in 25 of 30 s
-REFUSALS_WAIT_MIN_MS: Final = 100  # a held client comes back after this at the earliest: its question costs as well
-REFUSALS_WAIT_MAX_MS: Final = RESEND_MAX_MS  # what one turn overdraws is forgiven beyond it; the library waits no longer
+REFUSALS_WAIT_MIN_MS: Final = 100  # a held client is not told less: asking again costs as well
+REFUSALS_WAIT_MAX_MS: Final = RESEND_MAX_MS  # beyond it an overdraft is forgiven: the library waits no longer
 REFUSED_CLIENTS_MAX: Final = 4_096  # clients refused lately whose buckets are kept: 1 MiB, each for at most 24 s
 
 # The checkpoint (mpy6a/checkpoint/FORMAT.md).
 SWEEP_RECORD_BYTES: Final = 4 * KIB  # records that come along with a looked-up row; bigger ones are read when asked for
 SWEEP_RECORDS_BYTES_MAX: Final = 8 * MIB  # of them kept for the push that follows a sweep: two frames of 1,024 sessions
 LOAD_ROWS_MAX: Final = 500  # rows of one statement: 2 MiB at SWEEP_RECORD_BYTES each, 5 ms to read
-CHECKPOINT_WRITER_CACHE_BYTES: Final = 16 * MIB  # SQLite's pages in the process that writes, dropped between checkpoints
+CHECKPOINT_WRITER_CACHE_BYTES: Final = 16 * MIB  # SQLite's pages in the process that writes, until it rests
 CHECKPOINT_READER_CACHE_BYTES: Final = 8 * MIB  # and in the pipe: inner pages of the indexes of 5 M rows
 CHECKPOINT_SLACK_BYTES: Final = 64 * MIB  # free pages that the file may keep for what comes next
 CHECKPOINT_SHRINK_BYTES: Final = 16 * MIB  # given back to the disk at one checkpoint: 50 ms of moving pages
 CHECKPOINT_LOCK_MS: Final = 5_000  # how long a writer waits for a reader's short statement, and the other way round
+CHECKPOINT_READER_MS: Final = 50  # the same for a reader that outstayed it once: it is not waited for again
 
 # The checkpoint (mpy6a/checkpoint/FORMAT.md).
 CHECKPOINT_BYTES: Final = 64 * MIB  # of log after which the next one begins: restart replays at most about twice that
+CHECKPOINT_BYTES_MAX: Final = 256 * MIB  # an operator's choice: below CHECKPOINT_BACKLOG_BYTES, where clients wait
 CHECKPOINT_IDLE_BYTES: Final = 1 * MIB  # and after CHECKPOINT_MS this little will do
 CHECKPOINT_MS: Final = 60_000
 CHECKPOINT_BACKLOG_BYTES: Final = 320 * MIB  # of log above the last one: batches get BUSY until the next is done
 CHECKPOINT_BEHIND_MS: Final = 50  # what such a batch waits before it is sent again
+LOG_KEEP_BYTES_MAX: Final = 1024 * 1024 * MIB  # of log below the last checkpoint that an operator may want to keep
 CHECKPOINT_REST_MS: Final = 10_000  # without work the process that writes checkpoints ends after this
 SETTLE_SESSIONS: Final = 1_000  # sessions looked at in one turn for leaving memory: 1 to 2 ms
 
 # The disk's levels (mpy6a/disk.py). Shares keep small disks usable, bytes keep big ones from being refused half empty.
 DISK_LOW_PERMILLE: Final = 50  # level 1 below this share of the file system free ...
 DISK_LOW_BYTES: Final = 1024 * MIB  # ... but never for more than this: what lives now can grow by some segments
+DISK_LOW_BYTES_MAX: Final = 1 << 44  # what an operator may ask to stay free; more is a slip in the unit
 DISK_VERY_LOW_PERMILLE: Final = 20  # level 2
 DISK_VERY_LOW_BYTES: Final = 256 * MIB  # the log prepares nothing below it: the checkpoint's transaction fits
 DISK_RESERVE_PERMILLE: Final = 50
 DISK_RESERVE_BYTES: Final = 32 * MIB  # of prepared log: 170,000 Deletes one by one, 800,000 in the library's batches
 DISK_RESERVE_BYTES_MAX: Final = 4096 * MIB  # zero-filled ahead: more is a slip in the unit
-DISK_SLACK_BYTES: Final = GROUP_BYTES_MAX + MESSAGE_BYTES_MAX + 1 * MIB  # one group, its last message, own proposals
+# One group, its last message, own proposals, and what a message leaves unused at the end of a segment.
+DISK_SLACK_BYTES: Final = GROUP_BYTES_MAX + 2 * MESSAGE_BYTES_MAX + 1 * MIB
 DISK_GROUP_BYTES: Final = 256 * KIB  # what one drain brings to one write when the log is down to its reserve
-DISK_LAST_BYTES: Final = 3 * MIB  # such a group, a last batch of refused New with long keys, 1,024 proposals, operators' words
+DISK_LAST_BYTES: Final = 3 * MIB  # such a group, a batch of refused New with long keys, proposals, operators' words
 DISK_RESERVE_BYTES_MIN: Final = 2 * DISK_LAST_BYTES
 DISK_LOOK_MS: Final = 1_000  # between two questions to the file system: 2 us each, but a network's may take long
 DISK_BUSY_MS: Final = 1_000  # what a batch waits that found the reserve used up
 DISK_CHECKPOINT_MS: Final = 2_000  # between two checkpoints while the disk is low: they give segments and pages back
+
+# Questions of operators to a checkpoint (`mpy6a sql`).
+SQL_ROWS: Final = 1_000  # rows of an answer unless --limit says otherwise: 20 screens
+SQL_ROWS_MAX: Final = 1_000_000
+SQL_BYTES_MAX: Final = 16 * MIB  # texts and blobs of an answer; more are cut off, and it says so
+SQL_TIMEOUT_MS: Final = 2_000  # so long the journal cannot be emptied: well below CHECKPOINT_LOCK_MS
+SQL_TIMEOUT_MAX_MS: Final = 60_000  # the journal grows by the checkpoints of a minute at most
+SQL_STUCK_MS: Final = 2_000  # beyond its time; then the process ends, so that the transaction does
+SQL_MEMORY_BYTES: Final = 256 * MIB  # for sorting and joining
+SQL_VALUE_BYTES_MAX: Final = 2 * SESSION_BYTES_MAX + 1 * MIB  # one value: all records of a session in hexadecimal
+SQL_STATEMENT_BYTES_MAX: Final = 1 * MIB
+SQL_BLOB_BYTES: Final = 16  # of a blob are shown: an incarnation; `hex(column)` shows all
+SQL_TEXT_CHARACTERS: Final = 200  # of a text in a table; JSON has all
+EXPORT_PAGE_BYTES: Final = 128 * KIB  # records in one answer to `sessions.export`: 2.5 ms of the pipe's loop
+CHECKPOINT_STEP_BYTES_MIN: Final = 1 * MIB  # of log in one transaction on a disk that is nearly full ...
+CHECKPOINT_STEP_SHARE: Final = 4  # ... or this part of what is free: journal and file want their share

@@ -103,7 +103,8 @@ class LiveSet:
         base = number << SHARD_BITS
         if isinstance(shard, set):
             return [base | low for low in sorted(shard)]
-        return [base | place << 3 | bit for place, byte in enumerate(shard) if byte for bit in range(8) if byte >> bit & 1]
+        used = ((base | place << 3, byte) for place, byte in enumerate(shard) if byte)
+        return [first | bit for first, byte in used for bit in range(8) if byte >> bit & 1]
 
     def bitmap(self, number: int) -> bytes:
         """One shard as a bitmap of BITMAP_BYTES, bit k of byte n for index 8 n + k; b"" for an empty one."""

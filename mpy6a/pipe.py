@@ -45,6 +45,8 @@ Authorise = Callable[[int, int], bool]  # (principal, kind) -> may it make sessi
 Done = Callable[[Applied], None]
 
 NEW: Final = int(Verb.NEW)
+APPEND: Final = int(Verb.APPEND)
+REPLACE: Final = int(Verb.REPLACE)
 PROTOCOL_VERSION: Final = 1
 LAPSE_CHECK_MS: Final = 1_000  # how late a lapsed lease may be noticed; a scan of 65,536 clients costs 3 ms
 
@@ -64,6 +66,9 @@ class Pipe:
         self.incarnation = incarnation
         self.durable = durable
         self.disk_level = 0  # 1: New is refused; 2: whatever grows too, and dispatches
+        self.disk_cause = ""  # of a level above 0, for people
+        self.disk_reserve = False  # the log is down to its reserve: short groups, and no Replace either
+        self.disk_spent = False  # and the reserve is used up: nothing is to be logged
         self.behind = False  # the checkpoint cannot follow: batches wait
         self.outbox: list[tuple[Hashable, bytes]] = []
         self.due = Due(state)
@@ -226,6 +231,11 @@ class Pipe:
             self._hear(origin, now_ms)
             self.busy(sender, origin, number, now_ms, "behind", limits.CHECKPOINT_BEHIND_MS, text)
             return
+        if self.disk_spent:
+            text = "the pipe's disk is full and the log's reserve is used up: make room, it goes on by itself"
+            self._hear(origin, now_ms)
+            self.busy(sender, origin, batch_number(message.body), now_ms, "disk", limits.DISK_BUSY_MS, text)
+            return
         if now_ms < self.refusals.held_until_ms:
             wait_ms = self.refusals.wait_ms(origin, now_ms)
             if wait_ms:
@@ -277,11 +287,18 @@ class Pipe:
                     refused[position] = Code.DENIED
                 elif level:
                     refused[position] = Code.DISK_LOW
-            elif level > 1 and verb in (Verb.APPEND, Verb.REPLACE):
+            elif level > 1 and (verb == APPEND or (verb == REPLACE and self._grows(row[0], row[3], length))):
                 refused[position] = Code.DISK_LOW
             if length > record_bytes_max and position not in refused:
                 refused[position] = Code.TOO_LARGE
         return refused
+
+    def _grows(self, index: int, term: int, length: int) -> bool:
+        """Whether a Replace brings more than its session holds. Down to its reserve the log takes none: that is for
+        what ends sessions. The answer rides in the frame, so the state may be asked as it is now; a session that is
+        not in memory has no writer, and `apply` says so whatever rides."""
+        session = None if self.disk_reserve else self.state.sessions.at(index)
+        return session is None or session.term != term or length > session.size
 
     # ------------------------------------------------------------------ what goes out
 
@@ -311,7 +328,8 @@ class Pipe:
     @property
     def full(self) -> bool:
         """Whether one write and one sync have enough: take no more in before they are done."""
-        return self._bytes >= limits.GROUP_BYTES_MAX or len(self._frames) >= limits.GROUP_FRAMES_MAX
+        most = limits.DISK_GROUP_BYTES if self.disk_reserve else limits.GROUP_BYTES_MAX
+        return self._bytes >= most or len(self._frames) >= limits.GROUP_FRAMES_MAX
 
     def group(self) -> list[Frame]:
         """Take out what is to be logged now, as one group."""
@@ -409,6 +427,8 @@ class Pipe:
                 del self._heard[incarnation]
                 self._heard_by.pop(incarnation, None)
                 self._gone.append(incarnation)
+        if self.disk_spent:
+            return
         proposals = self.due.expired(self.log_ms(now_ms), limits.PROPOSALS_MAX)
         while self._gone and len(proposals) < limits.PROPOSALS_MAX:
             more = self._left_behind(self._gone[0], limits.PROPOSALS_MAX - len(proposals))
@@ -449,9 +469,11 @@ class Pipe:
 
     def deadline(self, now_ms: int) -> int:
         """Monotonic time at which `tick` has to be called next, whatever comes in before."""
+        deadline = self._lapse_check_ms + LAPSE_CHECK_MS
+        if self.disk_spent and not self._frames:
+            return max(deadline, now_ms)
         if self._gone or self._frames:
             return now_ms
-        deadline = self._lapse_check_ms + LAPSE_CHECK_MS
         due_ms = self.due.next_ms()
         if due_ms is not None:
             deadline = min(deadline, due_ms - self._log_ahead_ms)

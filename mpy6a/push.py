@@ -272,6 +272,10 @@ class Pusher:
                 self._pipe.count_dropped("dial_timeout")
                 self.probed(dial.incarnation, now_ms)
 
+    def look_again(self) -> None:
+        """Something that kept ready sessions back is gone: have the next turn come at once."""
+        self._more = True
+
     def deadline(self, now_ms: int) -> int | None:
         """Monotonic time at which `turn` has to be called next for what is not answered."""
         if self._more:

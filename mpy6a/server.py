@@ -20,6 +20,8 @@ from mpy6a import limits
 from mpy6a.admin import AdminDoor
 from mpy6a.checkpoint.driver import Checkpointer
 from mpy6a.clock import Clock
+from mpy6a.disk import DiskSettings
+from mpy6a.diskwatch import DiskWatch
 from mpy6a.errors import CannotStart, Code, DamagedLog, Malformed, VersionMismatch
 from mpy6a.filed import Filed
 from mpy6a.framing import FrameType
@@ -31,9 +33,9 @@ from mpy6a.pipe import Pipe
 from mpy6a.policy import Policy
 from mpy6a.push import Pusher
 from mpy6a.sockets import Socket, bind, drain, open_socket
-from mpy6a.waiter import Waiter
 from mpy6a.state import State
 from mpy6a.version import __version__
+from mpy6a.waiter import Waiter
 from mpy6a.wire import unpack
 
 logger = logging.getLogger(__name__)
@@ -61,9 +63,15 @@ class Server:
         state: State | None = None,
         checkpoints: Checkpointer | None = None,
         open_file: Callable[[], Filed] | None = None,
+        disk: DiskSettings | None = None,
+        checkpoint_bytes: int = limits.CHECKPOINT_BYTES,
+        keep_bytes: int = 0,
     ) -> None:
-        """`state` is that of the last checkpoint, `checkpoints` whoever writes the next ones, and `open_file` gives
-        their reading side; without them the log is kept whole."""
+        """`state` is that of the last checkpoint, `checkpoints` whoever writes the next ones (each after
+        `checkpoint_bytes` of log, `keep_bytes` of which stay below), and `open_file` gives their reading side; without them
+        the log is kept whole."""
+        self._checkpoint_bytes = checkpoint_bytes
+        self._keep_bytes = keep_bytes
         self._log = log
         self._checkpoints = checkpoints
         self._open_file = open_file
@@ -72,11 +80,13 @@ class Server:
         self._clock = clock
         self._policy = policy
         self.pipe = Pipe(state or State(pipe_number), os.urandom(16), durable=log.durable)
+        self._disk = None if self._segments is None else DiskWatch(self.pipe, self._segments, disk)
         self.pusher = Pusher(self.pipe, log.read, sidecars)
         self._door = AdminDoor(self.pipe, self.pusher, log.read, self._facts)
         self._stopping = False
         self._unmarked_ms: int | None = None
         self._alone = False
+        self._keep_ns_max = 0  # the longest time that one turn spent for the checkpoint
         self._context: zmq.Context[Socket] = zmq.Context()
         self._locks: list[int | None] = []
         try:
@@ -107,7 +117,9 @@ class Server:
         """Bring the state to the log's end. Raises DamagedLog, also for a log that does not join its checkpoint."""
         state, first = self.pipe.state, self._log.first_index
         if first > state.next_index:
-            before = f"the checkpoint ends at index {state.next_index}" if state.next_index > 1 else "there is no checkpoint"
+            before = "there is no checkpoint"
+            if state.next_index > 1:
+                before = f"the checkpoint ends at index {state.next_index}"
             raise DamagedLog(f"the log begins at index {first}, and {before}: restore a backup")
         if self._log.next_index < state.next_index:
             raise DamagedLog(
@@ -119,7 +131,10 @@ class Server:
                 frame.decoded = None
         if self._segments is not None and self._checkpoints is not None and self._open_file is not None:
             replayed = self._segments.replayed_bytes
-            self._keeper = Keeper(self.pipe, self._segments, self._checkpoints, self._open_file, replayed)
+            self._keeper = Keeper(
+                self.pipe, self._segments, self._checkpoints, self._open_file, replayed, self._checkpoint_bytes,
+                self._keep_bytes,
+            )
 
     def run(self) -> None:
         """Serve until stopped: the opening is logged first, and only then is anything taken in or dialed."""
@@ -143,10 +158,12 @@ class Server:
         keeper, checkpoints = self._keeper, self._checkpoints
         if keeper is None or checkpoints is None:
             return
+        started_ns = time.perf_counter_ns()
         if waiter.watched is not None and waiter.watched in ready:
             keeper.receive(now_ms)
         keeper.turn(now_ms)
         waiter.watch(checkpoints.fileno())
+        self._keep_ns_max = max(self._keep_ns_max, time.perf_counter_ns() - started_ns)
 
     def stop(self, *_: object) -> None:
         """End `run` after what was taken in is finished and synced. Safe in a signal handler."""
@@ -276,7 +293,8 @@ class Server:
             log.sync()
         if not busy:
             log.prepare()
-        self.pipe.disk_level = 1 if log.disk_full else 0
+        if self._disk is not None:
+            self._disk.turn(now_ms, starved=self._checkpoints is not None and self._checkpoints.full)
 
     def _send(self) -> None:
         outbox, self.pipe.outbox = self.pipe.outbox, []
@@ -314,6 +332,7 @@ class Server:
             },
             "log": log_facts(self._log),
             "checkpoint": self._keeper_facts(),
+            "disk": {} if self._disk is None else self._disk.facts(),
         }
 
     def _keeper_facts(self) -> dict[str, Any]:
@@ -325,6 +344,7 @@ class Server:
             "index": kept.index,
             "checkpoints": kept.checkpoints,
             "took_ms": kept.took_ms,
+            "stall_us_max": self._keep_ns_max // 1_000,
             "backlog_bytes": self._keeper.backlog_bytes,
             "in_memory": self.pipe.state.sessions.live() - self.pipe.state.sessions.filed.count,
         }

@@ -36,7 +36,7 @@ class Waiter:
         self.watched: int | None = None
 
     def watch(self, descriptor: int | None) -> None:
-        """Have `wait` tell of one more descriptor, instead of the one named last, before or after that one is closed."""
+        """Have `wait` tell of one more descriptor, instead of the one named last, which may be closed."""
         if descriptor == self.watched:
             return
         if self.watched is not None:

@@ -31,7 +31,7 @@ def why(pipe: Pipe, pusher: Pusher, session: Session, log_ms: int) -> tuple[str,
     if session.due_ms > log_ms:
         return "TIMER", f"due in {(session.due_ms - log_ms) / 1000:.1f} s"
     if pipe.disk_level >= 2:
-        return "DISK", "the pipe's disk is nearly full"
+        return "DISK", f"the pipe's disk is nearly full: {pipe.disk_cause}" if pipe.disk_cause else ""
     connected = pusher.connected(kind.sidecars)
     if not connected:
         return "NO_SIDECAR", f"none of {', '.join(kind.sidecars)} is connected"

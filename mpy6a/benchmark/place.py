@@ -67,7 +67,8 @@ class Place:
         (self._short / "pipe.yaml").write_text(
             f"pipe: 1\ndata: {_quoted(self.data / 'data')}\nlisten: ['{self.doors.pipe}']\n"
             f"admin: {_quoted(self.doors.admin)}\nroutes: routes.yaml\n"
-            f"sidecars: {{{_SIDECAR}: '{self.doors.push}'}}\nlog: {{fsync: {self._fsync}, checkpoint: {self._checkpoint}}}\n"
+            f"sidecars: {{{_SIDECAR}: '{self.doors.push}'}}\n"
+            f"log: {{fsync: {self._fsync}, checkpoint: {self._checkpoint}}}\n"
         )
         (self._short / "sidecar.yaml").write_text(
             f"name: {_SIDECAR}\nlisten: {_quoted(self.doors.sidecar)}\npipes: ['{self.doors.pipe}']\n"

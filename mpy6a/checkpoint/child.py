@@ -3,7 +3,7 @@
 Started by the pipe, told on its standard input up to which index the log is durable, answers on its standard output:
 
     -> "<index>\\n"                        write a checkpoint that holds everything below index
-    <- "done <index> <position> <ms>\\n"   committed; a long way is gone in several steps, each told
+    <- "done <index> <position> <ms> <settled>\\n"   committed; a long way is gone in several steps, each told
     <- "full\\n"                           no room on the disk: the last checkpoint stands, ask again later
 
 It ends when its input does, after CHECKPOINT_REST_MS without a question, or with one sentence on standard error when
@@ -39,9 +39,11 @@ class Checkpoints:
 
     def __init__(self, directory: str) -> None:
         """Raises CannotStart, DamagedLog, FormatVersion, DiskFailed."""
+        self.settled = True  # the last one stands in the file, not in SQLite's journal only
+        self._directory = directory
         self._file = CheckpointFile.open(directory, write=True)
         header = self._file.header()
-        files = OsFiles()
+        files = self._files = OsFiles()
         self._follower = LogFollower(files, directory, 1 if header is None else header.next_index)
         self.state = load_state(self._file, self._follower.pipe, self._follower.log)
         self._writer = CheckpointWriter(self._file, self.state, self._records, self._follower.log)
@@ -50,20 +52,28 @@ class Checkpoints:
         return self.state.sessions.records(session, self._follower.read)
 
     def go(self, until: int) -> bool:
-        """One step towards index `until`: at most CHECKPOINT_BYTES of log. Whether it is reached.
+        """One step towards index `until`: at most CHECKPOINT_BYTES of log, fewer on a disk that is nearly full, so that
+        each step gives back what the next one needs. Whether it is reached.
 
-        Raises DiskFull (nothing was changed, the frames are kept for the next step), DamagedLog, DiskFailed.
+        Raises DiskFull (the last checkpoint stands; drop this and begin anew), DamagedLog, DiskFailed.
         """
         follower, apply, loaded = self._follower, self.state.apply, self.state.sessions.loaded
+        free = self._files.space(self._directory).free
+        most = min(limits.CHECKPOINT_BYTES, max(limits.CHECKPOINT_STEP_BYTES_MIN, free // limits.CHECKPOINT_STEP_SHARE))
         size = 0
         for frame in follower.frames(until):
             apply(frame)
             frame.decoded = None
             loaded.clear()
             size += len(frame.batch)
-            if size >= limits.CHECKPOINT_BYTES:
+            if size >= most:
                 break
-        self._writer.write(follower.position, time.time_ns() // 1_000_000)
+        try:
+            written = self._writer.write(follower.position, time.time_ns() // 1_000_000, free)
+        except DiskFull:
+            self._file.settle()  # SQLite's journal keeps the room of what was rolled back: others need it
+            raise
+        self.settled = written.settled
         follower.forget_below(follower.position)
         return follower.next_index >= until
 
@@ -93,11 +103,14 @@ def serve(directory: str) -> None:
             *lines, pending = (pending + data).split(b"\n")
             if not lines:
                 continue
-            if checkpoints is None:
-                checkpoints = Checkpoints(directory)
             try:
+                if checkpoints is None:
+                    checkpoints = Checkpoints(directory)
                 _write(checkpoints, int(lines[-1]))
             except DiskFull:
+                if checkpoints is not None:
+                    checkpoints.close()  # its state is ahead of the file: the next step is to be a smaller one
+                    checkpoints = None
                 _say("full")
     finally:
         if checkpoints is not None:
@@ -110,7 +123,7 @@ def _write(checkpoints: Checkpoints, until: int) -> None:
         started = time.perf_counter_ns()
         reached = checkpoints.go(until)
         took_ms = (time.perf_counter_ns() - started) // 1_000_000
-        _say(f"done {checkpoints.state.next_index} {checkpoints.position} {took_ms}")
+        _say(f"done {checkpoints.state.next_index} {checkpoints.position} {took_ms} {checkpoints.settled:d}")
 
 
 def _say(line: str) -> None:

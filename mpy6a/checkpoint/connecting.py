@@ -26,8 +26,8 @@ Connect = Callable[[str, bool], apsw.Connection]
 
 def connect_file(path: str, write: bool) -> apsw.Connection:
     """The file, with page checksums. For writing it is made if there is none: whole and durable, or not at all."""
-    vfs = _checking_vfs()
-    if write and not os.path.exists(path):
+    vfs = checking_vfs()
+    if write and not os.path.exists(path) and os.path.isdir(os.path.dirname(path)):
         _make(path, vfs)
     if not os.path.exists(path):
         raise FileNotFoundError(path)
@@ -54,7 +54,6 @@ def is_empty(connection: apsw.Connection) -> bool:
 
 def prepare(connection: apsw.Connection, write: bool) -> None:
     """Set how this connection works."""
-    connection.set_busy_timeout(limits.CHECKPOINT_LOCK_MS)
     cache_bytes = limits.CHECKPOINT_WRITER_CACHE_BYTES if write else limits.CHECKPOINT_READER_CACHE_BYTES
     connection.execute(f"PRAGMA cache_size = -{cache_bytes >> 10}")
     if write:
@@ -82,7 +81,7 @@ def check(connection: apsw.Connection, path: str) -> None:
 
 
 @cache
-def _checking_vfs() -> str:
+def checking_vfs() -> str:
     """Registers SQLite's checksumming file layer, once a process; its name."""
     connection = apsw.Connection(":memory:")
     apsw.sqlite_extra.load(connection, "cksumvfs")

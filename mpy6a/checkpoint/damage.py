@@ -50,4 +50,6 @@ def meaning(path: str, table: str, index: int | None, error: Exception, errno: i
         return DamagedRow(path, table, index, "the checksum of a page is wrong")
     if code & 0xFF in _DAMAGE or code in _DAMAGED_IO:
         return DamagedRow(path, table, index, str(error))
+    if code & 0xFF in (apsw.SQLITE_BUSY, apsw.SQLITE_LOCKED):
+        return DiskFailed(f"{path}: another process holds it ({error}): nobody but this pipe may write there")
     return DiskFailed(f"{path}: {error} (SQLite error {code}): the pipe has to stop; look at the disk, then start it")

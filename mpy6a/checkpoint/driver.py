@@ -21,6 +21,7 @@ class Done:
     index: int
     position: int
     took_ms: int
+    settled: bool = True  # in the file itself; else a reader or a full disk keeps it in SQLite's journal for now
 
 
 class Checkpointer:
@@ -93,8 +94,8 @@ class Checkpointer:
             if word == b"full":
                 self._wanted, self.full = 0, True
                 continue
-            index, position, took_ms = map(int, numbers)
-            done.append(Done(index, position, took_ms))
+            index, position, took_ms, settled = map(int, numbers)
+            done.append(Done(index, position, took_ms, bool(settled)))
             if index >= self._wanted:
                 self._wanted = 0
         return done

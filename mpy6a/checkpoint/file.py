@@ -33,6 +33,7 @@ class CheckpointFile(CheckpointReads):
     def __init__(self, path: str, connection: apsw.Connection | None, connect: Connect = connect_file) -> None:
         super().__init__(path, connection)
         self._connect = connect
+        self._reader_stands = False
 
     @classmethod
     def open(cls, directory: str, write: bool = False, connect: Connect = connect_file) -> Self:
@@ -49,12 +50,13 @@ class CheckpointFile(CheckpointReads):
         connection: apsw.Connection | None = None
         try:
             connection = self._connect(self.path, write)
-            prepare(connection, write)
+            connection.set_busy_timeout(limits.CHECKPOINT_LOCK_MS)
             empty = is_empty(connection)
             if empty and write:
                 create(connection)
             if write or not empty:
-                check(connection, self.path)
+                check(connection, self.path)  # before anything is changed: it may be a stranger's file
+                prepare(connection, write)
                 self._connection, connection = connection, None
         except FileNotFoundError:
             if write:
@@ -76,13 +78,13 @@ class CheckpointFile(CheckpointReads):
             connection.close()
 
     def header(self) -> CheckpointHeader | None:
-        """What the file stands for; None if there is no checkpoint yet. Looks for the file again if it was not there."""
+        """What the file stands for; None if there is no checkpoint yet. Looks again for a file that was not there."""
         if self._connection is None:
             self._open(False)
         return super().header()
 
     def verify(self, progress: Callable[[int, int], None] | None = None) -> list[DamagedRow]:
-        """Check every page and row, and that the tables agree; what is wrong. `progress`: rows done, rows in all."""
+        """Check every page and row, and that the tables agree; what is wrong. `progress`: rows done, in all."""
         return [] if self._connection is None else verify(self, progress)
 
     # ------------------------------------------------------------------ writing
@@ -105,25 +107,35 @@ class CheckpointFile(CheckpointReads):
         """Move what was committed out of SQLite's journal into the file, and sync it.
 
         False: a reader or a full disk stands in the way; it stays in the journal, as durable, until the next time.
+        A reader is waited for, for as long as `mpy6a sql` may take, but one that outstays this only once.
         """
+        connection = self.connection()
         try:
-            busy, _, _ = self.connection().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()[0]
-        except (apsw.FullError, apsw.BusyError):
-            return False
+            if self._reader_stands:
+                connection.set_busy_timeout(limits.CHECKPOINT_READER_MS)
+            busy, _, _ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()[0]
+        except apsw.BusyError:
+            busy = 1
         except apsw.Error as error:
             failed = self._meaning(error, "", None)
             if isinstance(failed, DiskFull):
                 return False
             raise failed from error
+        finally:
+            if self._reader_stands:
+                connection.set_busy_timeout(limits.CHECKPOINT_LOCK_MS)
+        self._reader_stands = bool(busy)
         return not busy
 
-    def shrink(self) -> None:
-        """Within a transaction: give a slice of the space of finished sessions back, if much of it is free."""
+    def shrink(self, room_bytes: int = 1 << 62) -> None:
+        """Within a transaction: give a slice of the space of finished sessions back, if much of it is free. The less
+        `room_bytes` the disk has, the less is much; moving pages takes some of it too."""
         connection = self.connection()
         free, pages = int(connection.pragma("freelist_count")), int(connection.pragma("page_count"))
-        slack = max(limits.CHECKPOINT_SLACK_BYTES // PAGE_BYTES, pages // 4)
-        if free > slack:
-            most = min(free - slack, limits.CHECKPOINT_SHRINK_BYTES // PAGE_BYTES)
+        room = room_bytes // limits.CHECKPOINT_STEP_SHARE // PAGE_BYTES
+        slack = min(max(limits.CHECKPOINT_SLACK_BYTES // PAGE_BYTES, pages // 4), room)
+        most = min(free - slack, limits.CHECKPOINT_SHRINK_BYTES // PAGE_BYTES, room)
+        if most > 0:
             connection.execute(f"PRAGMA incremental_vacuum({most})").fetchall()
 
     def put_sessions(self, sessions: Iterable[tuple[Session, list[bytes]]]) -> None:

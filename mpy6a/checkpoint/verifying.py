@@ -74,8 +74,11 @@ class _Rows:
             return  # rows are missing: of course the sums are wrong
         if self._counts != counts:
             self._add("counts", None, "they are not those of the rows")
-        if self._file._rows(_WAITING, (), "sessions")[0][0] != self._waiting:
-            self._add("sessions", None, "the index of what is due does not name all rows that wait")
+        try:
+            if self._file._rows(_WAITING, (), "sessions")[0][0] != self._waiting:
+                self._add("sessions", None, "the index of what is due does not name all rows that wait")
+        except DamagedRow as found:
+            self._problems.append(found)
 
     def _walk(self, named: Iterator[int], total: int) -> None:
         after, next_named = 0, next(named, None)

@@ -53,8 +53,9 @@ class CheckpointWriter:
         """Everything below it is in the file."""
         return self._next_index
 
-    def write(self, position: int, wall_ms: int) -> Written:
-        """One checkpoint, as of the state's index; `position` in the log is that behind the last frame applied.
+    def write(self, position: int, wall_ms: int, room_bytes: int = 1 << 62) -> Written:
+        """One checkpoint, as of the state's index; `position` in the log is that behind the last frame applied, and
+        `room_bytes` what the disk has free.
 
         Durable when it returns. Then STORED and PARKED sessions and the traces have left the state's memory. Raises
         DiskFull with file and state as they were: try again later. After any other error both are to be dropped.
@@ -72,7 +73,7 @@ class CheckpointWriter:
                 file.delete_sessions(gone)
                 file.put_sessions((session, self._records(session)) for session in changed)
                 self._put_the_rest(rows, {index >> SHARD_BITS for index in (*gone, *added)}, position, wall_ms)
-                file.shrink()
+                file.shrink(room_bytes)
         except BaseException:
             for index in added:
                 rows.discard(index)

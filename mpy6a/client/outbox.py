@@ -81,10 +81,15 @@ class Outbox(Generic[T]):
         add_writer, add_count = batch.writers.append, batch.counts.append
         packed = 0
         record_bytes = 0
+        sessions: set[tuple[int, int]] = set()
         while ready and room >= 0:
             writer = ready[0]
             waiting = writer.waiting
             term, index, epoch, seq = writer.term, writer.index, writer.epoch, writer.seq
+            if (term, index) in sessions:  # of another epoch (its opener handles it too): a batch has one group of it
+                room = -1
+                break
+            sessions.add((term, index))
             for verb, argument, record, token, called_ms in waiting:
                 size = 0 if record is None else len(record)
                 room -= _OP_BYTES + size

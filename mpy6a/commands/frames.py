@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from mpy6a.commands.log import describe_frame, log_commands
+from mpy6a.commands.repair import repair_command
 from mpy6a.entries import decode_admin, decode_opening, decode_policy, decode_proposals
 from mpy6a.framing import FLAG_REENCODED, Frame, FrameType
 from mpy6a.model import AdminVerb, Cause, ProposalVerb, Verb
@@ -78,3 +79,4 @@ def _batch(frame: Frame) -> dict[str, Any]:
 
 
 log = log_commands(describe)
+log.add_command(repair_command())

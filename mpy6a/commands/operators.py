@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import getpass
 import json
 import os
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,10 +15,12 @@ import click
 
 from mpy6a.client.operator import Operator
 from mpy6a.config import find_pipe_config, load_pipe
+from mpy6a.errors import NoSuchSession, Refused
 from mpy6a.model import SessionId
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 PAGE = 1_000
+EXPORT_TRIES = 5
 
 
 class _Id(click.ParamType):  # type: ignore[type-arg]  # subscripting it fails before click 8.4
@@ -42,7 +46,8 @@ class _Address(click.ParamType):  # type: ignore[type-arg]  # as above
         return str(value)
 
 
-def _door(command: Command) -> Command:
+def with_door(command: Command) -> Command:
+    """The options of every command that talks to the admin door."""
     command = click.option(
         "--config", type=click.Path(path_type=Path), help="pipe.yaml with the admin door [$MPY6A_CONFIG, ./pipe.yaml]"
     )(command)
@@ -58,7 +63,8 @@ def ask(config: Path | None, admin: str | None, verb: str, arguments: dict[str, 
         return facts
 
 
-def _show(as_json: bool, facts: dict[str, Any], text: Callable[[dict[str, Any]], None]) -> None:
+def show_facts(as_json: bool, facts: dict[str, Any], text: Callable[[dict[str, Any]], None]) -> None:
+    """As JSON, or as `text` shows it to people."""
     if as_json:
         click.echo(json.dumps(facts, ensure_ascii=False, indent=2))
     else:
@@ -66,10 +72,10 @@ def _show(as_json: bool, facts: dict[str, Any], text: Callable[[dict[str, Any]],
 
 
 @click.command()
-@_door
+@with_door
 def status(config: Path | None, admin: str | None, as_json: bool) -> None:
     """The pipe at a glance: term, log, live sessions by kind and state, sidecars."""
-    _show(as_json, ask(config, admin, "status", {}), _status_text)
+    show_facts(as_json, ask(config, admin, "status", {}), _status_text)
 
 
 def _status_text(facts: dict[str, Any]) -> None:
@@ -85,14 +91,12 @@ def _status_text(facts: dict[str, Any]) -> None:
     )
     console.print(
         f"log: next index {facts['next_index']}, {log.get('segments', 0)} segments, {log.get('syncs', 0)} syncs,"
-        f" sync p50 {log.get('sync_p50_us', 0)} us p99 {log.get('sync_p99_us', 0)} us; disk level {facts['disk_level']}"
+        f" sync p50 {log.get('sync_p50_us', 0)} us p99 {log.get('sync_p99_us', 0)} us"
     )
+    console.print(_disk_line(facts))
     if facts["clock_held"]:
         console.print("[bold red]CLOCK[/]: the wall clock leapt; nothing is dispatched")
-    kinds = Table("kind", "name", "open", "stored", "repeating", "parked", "ready")
-    for kind in facts["kinds"]:
-        kinds.add_row(*(str(kind[name]) for name in ("kind", "name", "open", "stored", "repeating", "parked", "ready")))
-    console.print(kinds)
+    console.print(kinds_table(facts["kinds"]))
     sidecars = Table("sidecar", "address", "connected", "held", "credit left")
     for sidecar in facts["sidecars"]:
         credit = ", ".join(f"{kind}: {left}" for kind, left in sidecar["credit"].items())
@@ -103,26 +107,55 @@ def _status_text(facts: dict[str, Any]) -> None:
         console.print("not taken: " + ", ".join(f"{reason} {count}" for reason, count in facts["dropped"].items()))
 
 
+def kinds_table(kinds: list[dict[str, Any]]) -> Any:
+    """The kinds as a table for people; who paused one stands behind it."""
+    from rich.table import Table
+    from rich.text import Text
+
+    names = ("kind", "name", "open", "stored", "repeating", "parked", "ready")
+    table = Table(*names, "paused")
+    for kind in kinds:
+        paused = kind["paused"]
+        why = f"by {paused['who']}: {paused['reason']}" if paused else ""
+        table.add_row(*(str(kind[name]) for name in names), Text(why))  # what somebody typed is no markup
+    return table
+
+
+def _disk_line(facts: dict[str, Any]) -> str:
+    disk, level = facts["disk"], facts["disk_level"]
+    if not disk:
+        return f"disk: level {level}"
+    sizes = {name: f"{disk[f'{name}_bytes'] / (1 << 20):,.0f} MiB" for name in ("free", "low", "very_low", "reserve")}
+    line = (
+        f"disk: level {level}, {sizes['free']} free ({disk['free_percent']} %), low {sizes['low']},"
+        f" very low {sizes['very_low']}, reserve {sizes['reserve']}"
+    )
+    stopped = ("", "New is refused", "New, Append and growing Replace are refused, nothing is dispatched")[level]
+    if disk["spent"]:
+        stopped = "nothing can be logged: make room"
+    return f"[bold red]{line}: {disk['cause']}; {stopped}[/]" if level else line
+
+
 @click.group()
 def clock() -> None:
     """The pipe's clock after a leap of the machine's."""
 
 
 @clock.command()
-@_door
+@with_door
 def accept(config: Path | None, admin: str | None, as_json: bool) -> None:
     """The wall clock is right, however far it leapt: log time follows it, and dispatch goes on."""
     facts = ask(config, admin, "clock.accept", {"who": getpass.getuser()})
-    _show(as_json, facts, lambda _: click.echo("accepted: log time follows the wall clock, what is due goes on"))
+    show_facts(as_json, facts, lambda _: click.echo("accepted: log time follows the wall clock, what is due goes on"))
 
 
 @click.group()
 def sessions() -> None:
-    """Live sessions: list, show, kick, delete."""
+    """Live sessions: list, show, export, kick, park, cancel, delete."""
 
 
 @sessions.command("list")
-@_door
+@with_door
 @click.option("--state", type=click.Choice(["open", "stored", "repeating", "parked"]))
 @click.option("--kind", help="name or number")
 @click.option("--limit", type=click.IntRange(1), default=100, show_default=True)
@@ -138,7 +171,7 @@ def list_(
         if not page["more"] or len(found) >= limit:
             break
         arguments["after"] = page["after"]
-    _show(as_json, {"sessions": found, "more": page["more"], "live": page["live"]}, _list_text)
+    show_facts(as_json, {"sessions": found, "more": page["more"], "live": page["live"]}, _list_text)
 
 
 def _list_text(facts: dict[str, Any]) -> None:
@@ -161,7 +194,7 @@ def _list_text(facts: dict[str, Any]) -> None:
 
 
 @sessions.command()
-@_door
+@with_door
 @click.argument("session", type=_Id())
 @click.option("--records", is_flag=True, help="the records too, in base64")
 def show(config: Path | None, admin: str | None, as_json: bool, session: str, records: bool) -> None:
@@ -177,17 +210,71 @@ def show(config: Path | None, admin: str | None, as_json: bool, session: str, re
             else:
                 click.echo(f"{name}: {value}")
 
-    _show(as_json, facts, text)
+    show_facts(as_json, facts, text)
+
+
+@sessions.command()
+@with_door
+@click.argument("session", type=_Id())
+@click.option("--records", is_flag=True, help="the records too, in base64: they are your users' data")
+@click.option("--data", type=click.Path(path_type=Path), help="data directory of a pipe that is stopped")
+def export(
+    config: Path | None, admin: str | None, as_json: bool, session: str, records: bool, data: Path | None
+) -> None:
+    """Everything known of one session as one JSON document, for a bug report."""
+    if data is not None:
+        facts = _export_stopped(str(data), session, records)
+    else:
+        facts = _export_running(config, admin, session, records)
+    facts["as_of"]["wall_time"] = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    click.echo(json.dumps(facts, ensure_ascii=False, indent=2))
+
+
+def _export_running(config: Path | None, admin: str | None, session: str, records: bool) -> dict[str, Any]:
+    from mpy6a.export import put_records
+
+    address = admin or load_pipe(find_pipe_config(config, os.environ, Path.cwd())).admin
+    with Operator(address) as operator:
+        for _ in range(EXPORT_TRIES):
+            facts: dict[str, Any] = operator.request("sessions.export", {"id": session})
+            if not records:
+                return facts
+            image, data = facts["session"], b""
+            while len(data) < image["bytes"]:
+                page: dict[str, Any] = operator.request("sessions.export", {"id": session, "from": len(data)})
+                if page["change"] != image["change"]:
+                    break  # it went on meanwhile: a document is of one moment
+                data += base64.b64decode(page["base64"])
+            else:
+                put_records(facts, data)
+                return facts
+    raise Refused(f"{session} changes while it is read: try again, or without --records")
+
+
+def _export_stopped(directory: str, session: str, records: bool) -> dict[str, Any]:
+    from mpy6a.checkpoint.stopped import stopped_pipe
+    from mpy6a.export import document, put_records
+    from mpy6a.files import OsFiles
+
+    wanted = SessionId.parse(session)
+    with stopped_pipe(OsFiles(), directory) as (state, read):
+        found = state.session(wanted.term, wanted.index) if wanted.pipe == state.pipe else None
+        if found is None:
+            raise NoSuchSession(f"no live session {session} in {directory}: it is finished, or never was")
+        facts = document(state, found, "directory", None)
+        if records:
+            put_records(facts, b"".join(state.sessions.records(found, read)))
+        return facts
 
 
 def _word(name: str, sentence: str) -> click.Command:
-    @_door
+    @with_door
     @click.argument("session", type=_Id())
     @click.option("--reason", default="", help="why; logged with your name")
     def word(config: Path | None, admin: str | None, as_json: bool, session: str, reason: str) -> None:
         arguments = {"id": session, "who": getpass.getuser(), "reason": reason}
         facts = ask(config, admin, f"sessions.{name}", arguments)
-        _show(as_json, facts, lambda facts: click.echo(f"{facts['id']}: {name} is logged"))
+        show_facts(as_json, facts, lambda facts: click.echo(f"{facts['id']}: {name} is logged"))
 
     return click.command(name, help=sentence)(word)
 

@@ -77,6 +77,9 @@ def run(settings: PipeSettings) -> None:
             state=None if header is None else _state(directory, settings.pipe, log),
             checkpoints=Checkpointer(directory),
             open_file=lambda: _open_file(directory),
+            disk=settings.disk,
+            checkpoint_bytes=settings.log.checkpoint_bytes,
+            keep_bytes=settings.log.keep_bytes,
         )
     except BaseException:
         log.close()

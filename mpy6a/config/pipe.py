@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Literal
@@ -24,8 +24,9 @@ from mpy6a.config.routes import (
 )
 from mpy6a.config.schema import AfterValidator, Field, PlainValidator
 from mpy6a.config.section import Section, validate
-from mpy6a.config.values import Choice, Duration, Name, Several, Size, Whole, refuse, size_text
+from mpy6a.config.values import Choice, Duration, Name, Part, Several, Size, Whole, part_text, refuse, size_text
 from mpy6a.config.yamlfile import Document, read
+from mpy6a.disk import Amount, DiskSettings
 from mpy6a.policy import Policy
 
 Fsync = Literal["always", "interval"]
@@ -40,6 +41,8 @@ class LogSettings:
     fsync: Fsync
     interval_ms: int
     segment_bytes: int
+    checkpoint_bytes: int  # of log after which a checkpoint is written
+    keep_bytes: int = 0  # of log below the last checkpoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +57,7 @@ class PipeSettings:
     routes: Routes
     sidecars: Mapping[str, str]
     log: LogSettings
+    disk: DiskSettings = field(default_factory=DiskSettings)
 
 
 def _own_addresses(sidecars: dict[str, str]) -> dict[str, str]:
@@ -71,11 +75,19 @@ Interval = Annotated[int, PlainValidator(Duration(1, 60_000))]
 SegmentBytes = Annotated[
     int, PlainValidator(Size(limits.SEGMENT_BYTES_MIN, limits.SEGMENT_BYTES_MAX, multiple=4 * limits.KIB))
 ]
+CheckpointBytes = Annotated[
+    int, PlainValidator(Size(limits.CHECKPOINT_IDLE_BYTES, limits.CHECKPOINT_BYTES_MAX))
+]
 RecordBytes = Annotated[int, PlainValidator(Size(1, limits.RECORD_BYTES_MAX))]
 SessionBytes = Annotated[int, PlainValidator(Size(1, limits.SESSION_BYTES_MAX))]
 SessionRecords = Annotated[int, PlainValidator(Whole(1, limits.SESSION_RECORDS_MAX))]
 Listen = Annotated[list[Bound], AfterValidator(Several(1, 16))]
 SidecarAddresses = Annotated[dict[Name, Dialed], AfterValidator(_own_addresses)]
+KeepBytes = Annotated[int, PlainValidator(Size(0, limits.LOG_KEEP_BYTES_MAX))]
+Low = Annotated[Amount, PlainValidator(Part(500, 0, limits.DISK_LOW_BYTES_MAX))]
+Reserve = Annotated[
+    Amount, PlainValidator(Part(250, limits.DISK_RESERVE_BYTES_MIN, limits.DISK_RESERVE_BYTES_MAX))
+]
 Lease = Annotated[int, PlainValidator(Duration(limits.LEASE_MS_MIN, 3_600_000))]
 
 
@@ -83,6 +95,21 @@ class LogSection(Section):
     fsync: Annotated[Fsync, PlainValidator(Choice(("always", "interval")))] = "always"
     interval: Interval = 10
     segment: SegmentBytes = limits.SEGMENT_BYTES
+    checkpoint: CheckpointBytes = limits.CHECKPOINT_BYTES
+    keep: KeepBytes = 0
+
+
+class DiskSection(Section):
+    low: Low = DiskSettings().low
+    very_low: Low = DiskSettings().very_low
+    reserve: Reserve = DiskSettings().reserve
+
+    def model_check(self) -> None:
+        low, very_low = self.low, self.very_low
+        if (low.permille is None, low.most is None) != (very_low.permille is None, very_low.most is None):
+            return  # a share and a size are compared when the disk is known
+        if (low.permille or 0) < (very_low.permille or 0) or (low.most or 0) < (very_low.most or 0):
+            refuse("`low` that is not less than `very_low`", f"{part_text(low)} and {part_text(very_low)}")
 
 
 class LimitsSection(Section):
@@ -108,6 +135,7 @@ class PipeSection(Section):
     log: LogSection = Field(default_factory=LogSection)
     lease: Lease = limits.LEASE_MS
     limits: LimitsSection = Field(default_factory=LimitsSection)
+    disk: DiskSection = Field(default_factory=DiskSection)
 
 
 def load_pipe(path: Path) -> PipeSettings:
@@ -145,7 +173,10 @@ def read_pipe(document: Document, findings: Findings, *, refusing_exec: bool = F
         policy=_policy(section, routes),
         routes=routes,
         sidecars=MappingProxyType(dict(section.sidecars)),
-        log=LogSettings(section.log.fsync, section.log.interval, section.log.segment),
+        log=LogSettings(
+            section.log.fsync, section.log.interval, section.log.segment, section.log.checkpoint, section.log.keep
+        ),
+        disk=DiskSettings(section.disk.low, section.disk.very_low, section.disk.reserve),
     )
 
 

@@ -16,6 +16,7 @@ from pydantic_core import PydanticCustomError
 from mpy6a import limits
 from mpy6a.config.problems import one_of, shown
 from mpy6a.config.schema import AfterValidator, PlainValidator
+from mpy6a.disk import Amount
 
 _UNITS_MS: Final = {"d": 86_400_000, "h": 3_600_000, "m": 60_000, "s": 1_000, "ms": 1}
 _UNITS_BYTES: Final = {
@@ -29,6 +30,7 @@ _UNITS_BYTES: Final = {
 }
 _DURATION: Final = re.compile("".join(f"(?:([0-9]{{1,12}}){unit})?" for unit in _UNITS_MS))
 _SIZE: Final = re.compile(f"([0-9]{{1,12}})({'|'.join(_UNITS_BYTES)})")
+_PERCENT: Final = re.compile(r"([0-9]{1,3})(?:\.([0-9]))?%")
 _BARE: Final = re.compile(r"[0-9]{1,20}")
 _NAME: Final = re.compile(rf"[a-z0-9][a-z0-9._-]{{0,{limits.NAME_BYTES_MAX - 1}}}")
 
@@ -129,6 +131,27 @@ class Size:
         refuse(f"a size such as 512KiB or 16MiB (a whole number with {', '.join(_UNITS_BYTES)})")
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """`2GiB`, `5%` or `5% max 2GiB`: a part of the disk. At most `permille` of it; sizes from `low` to `high`."""
+
+    permille: int
+    low: int
+    high: int
+
+    def __call__(self, value: object) -> Amount:
+        text = value if isinstance(value, str) else str(value) if type(value) is int else ""
+        share, middle, size = text.partition(" max ")
+        percent, most = _PERCENT.fullmatch(share), parse_size(size if middle else share)
+        permille = int(percent[1]) * 10 + int(percent[2] or 0) if percent else None
+        if (permille is None and middle) or (most is None and (middle or permille is None)):
+            refuse("a share of the disk such as 5%, a size such as 2GiB, or the smaller of both: 5% max 2GiB")
+        if (permille or 0) > self.permille or (most is not None and not self.low <= most <= self.high):
+            least, top = size_text(self.low) if self.low else "0", size_text(self.high)
+            refuse(f"at most {self.permille / 10:g}%, or {least} to {top}")
+        return Amount(permille, most)
+
+
 def parse_duration(value: object) -> int | None:
     """Milliseconds, or None for what is no duration with units; 0 needs no unit."""
     if (type(value) is int and value == 0) or value == "0":
@@ -154,6 +177,12 @@ def duration_text(ms: int) -> str:
         number, ms = divmod(ms, length)
         text += f"{number}{unit}" if number else ""
     return text or "0"
+
+
+def part_text(amount: Amount) -> str:
+    """As it is written: 50 per mille and 2 GiB are `5% max 2GiB`."""
+    share = "" if amount.permille is None else f"{amount.permille / 10:g}%"
+    return " max ".join(text for text in (share, "" if amount.most is None else size_text(amount.most)) if text)
 
 
 def size_text(size: int) -> str:

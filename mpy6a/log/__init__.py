@@ -44,8 +44,8 @@ class Log(Protocol):
     def replay(self, from_index: int = 1) -> Iterator[Frame]:
         """The committed frames in order, with position; once, to its end, before the first append.
 
-        With `from_index`, frames that end below it may be left out. MARK frames are left out. Everything yielded is durable. Raises DamagedLog where the log is damaged:
-        what was yielded before is right, but nothing may be served.
+        With `from_index`, frames that end below it may be left out; MARK frames are. Everything yielded is durable.
+        Raises DamagedLog where the log is damaged: what was yielded before is right, but nothing may be served.
         """
         ...
 

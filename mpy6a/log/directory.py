@@ -2,6 +2,7 @@
 
 DIR/pipe.json               identity: {"format": 1, "pipe": 1, "log": "<uuid as 32 hex>"}
 DIR/lock                    flock of the one pipe that runs here; its pid inside
+DIR/backup.lock             flock of a backup that is being taken: no segment is used again meanwhile
 DIR/log/<16 hex>.seg        segment of that number
 DIR/log/spare-<16 hex>.seg  a file to become a segment; its content means nothing
 DIR/log/spare-<16 hex>.tmp  one being filled; removed at opening
@@ -74,6 +75,10 @@ def identity_path(directory: str) -> str:
 
 def lock_path(directory: str) -> str:
     return os.path.join(directory, "lock")
+
+
+def backup_lock_path(directory: str) -> str:
+    return os.path.join(directory, "backup.lock")
 
 
 def take_lock(files: Files, directory: str) -> Lock:

@@ -50,9 +50,9 @@ class Tail:
     behind: Behind
 
 
-def find_tail(file: File, header: SegmentHeader) -> Tail:
-    """Read the last segment to the end of its chain. Changes nothing."""
-    reader = SegmentReader(file, header)
+def find_tail(file: File, header: SegmentHeader, reader: SegmentReader | None = None) -> Tail:
+    """Read the last segment to the end of its chain, from where `reader` stands if one is given. Changes nothing."""
+    reader = reader or SegmentReader(file, header)
     # Frames that no mark covers yet, as (index that has to be known durable, offset). A mark is covered by a
     # frame behind it that is: it was synced before anything was written there.
     uncovered: deque[tuple[int, int]] = deque()

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 
 from mpy6a.clock import Clock, OsClock
 from mpy6a.errors import DiskFailed
-from mpy6a.files import File, Files, Lock
+from mpy6a.files import File, Files, Lock, Space
 from mpy6a.framing import (
     HEADER_BYTES,
     SEGMENT_HEADER_BYTES,
@@ -29,7 +29,7 @@ from mpy6a.framing import (
 )
 from mpy6a.limits import LOG_FRAME_BYTES_MAX, OPEN_SEGMENTS_MAX, PREPARE_BYTES, SEGMENT_BYTES
 from mpy6a.log import LogStats, Progress, check_group
-from mpy6a.log.directory import damaged, segment_path
+from mpy6a.log.directory import backup_lock_path, damaged, segment_path
 from mpy6a.log.opening import Draw, Opened, check_sizes, draw_salt, open_directory, start_segment
 from mpy6a.log.replaying import replay_segments
 
@@ -144,8 +144,35 @@ class SegmentLog:
 
     @property
     def disk_full(self) -> bool:
-        """There was no room to prepare the next segment; what is left is the current one's rest."""
+        """Another spare is wanting, and there is no room to prepare it; what is left is `room_bytes`."""
         return self._spares.disk_full
+
+    @property
+    def room_bytes(self) -> int:
+        """Prepared and not written yet: writing there needs nothing more of the file system."""
+        return self._size - self._offset + len(self._spares) * (self._spares.segment_bytes - SEGMENT_HEADER_BYTES)
+
+    @property
+    def segment(self) -> int:
+        """Number of the segment that is written."""
+        return self._number
+
+    @property
+    def segment_bytes(self) -> int:
+        """Size of the segments to come."""
+        return self._spares.segment_bytes
+
+    def space(self) -> Space:
+        """Of the file system that the log is on. Raises DiskFailed."""
+        try:
+            return self._files.space(self._directory)
+        except OSError as error:
+            raise self._fail("asking for the free space of", self._directory, error) from error
+
+    def spare(self, keep: int, fillable: int, *, tight: bool) -> None:
+        """Keep so many spares ready, filling at most so many bytes; `tight`: give back what is more than that."""
+        self._spares.keep, self._spares.tight = keep, tight
+        self._spares.allow(fillable)
 
     def replay(self, from_index: int = 1) -> Iterator[Frame]:
         self._check_alive()
@@ -172,9 +199,10 @@ class SegmentLog:
                 self._write(frames, total, durable)
         else:
             self._write_in_pieces(frames, durable)
-        if not self._spares and self._size - self._offset < self._size // 2:
+        spares = self._spares
+        if spares.wanting and (len(spares) + 1 < spares.keep or self._size - self._offset < self._size // 2):
             # Twice what came in, more for a larger spare, so that it is ready when the second half is full.
-            for _ in range(1 + 2 * total * self._spares.segment_bytes // (self._size * PREPARE_BYTES)):
+            for _ in range(1 + 2 * total * spares.segment_bytes // (self._size * PREPARE_BYTES)):
                 if not self.prepare():
                     break
 
@@ -202,6 +230,8 @@ class SegmentLog:
             self.sync()
         frame = mark(term=self._term, level=self._level, first_index=self._next_index, log_ms=self._log_ms)
         if frame_bytes(0, 0) > self._size - self._offset:
+            if self.disk_full and not self._spares:
+                return  # it can wait for a segment; only the last group's damage is taken for a tear until then
             self._roll()  # the header of the next segment says the same
         else:
             self._put([frame], durable=True)
@@ -209,7 +239,16 @@ class SegmentLog:
         self.stats.marks += 1
 
     def trim(self, index: int) -> None:
+        """As the contract says; while a backup is taken nothing is trimmed, and the next call makes up for it."""
         self._check_ready()
+        if len(self._headers) == 1 or self._headers[1].first_index > index:
+            return
+        hold = backup_lock_path(self._directory)
+        try:
+            if self._files.locked_by(hold) is not None:
+                return
+        except OSError as error:
+            raise self._fail("looking at", hold, error) from error
         while len(self._headers) > 1 and self._headers[1].first_index <= index:
             number = self._headers[0].number
             file = self._open.pop(number, None)

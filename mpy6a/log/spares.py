@@ -1,4 +1,7 @@
-"""Keep a file ready to become the next segment: zero-filled ahead in small turns, or a trimmed one used again."""
+"""Keep files ready to become the next segments: zero-filled ahead in small turns, or trimmed ones used again.
+
+They are the log's reserve too: when the disk is full, what has to be logged still finds room in them.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,10 @@ class Spares:
         self._draft: tuple[int, File] | None = None  # being filled
         self._filled = 0
         self._next = 1 + max((*listing.spares, *listing.unfinished), default=0)
-        self.disk_full = False  # the last try to fill a spare found no room
+        self.keep = 1  # so many are to be ready
+        self.tight = False  # the disk is low: what is not to be ready gives its space back
+        self._allowed: int | None = None  # bytes that may still be filled; None: as many as there is room for
+        self._no_room = False  # the last try to fill a spare found none
         for number in listing.unfinished:
             files.unlink(spare_path(directory, number, unfinished=True))
         for number in listing.spares:
@@ -39,37 +45,60 @@ class Spares:
     def __len__(self) -> int:
         return len(self._ready)
 
+    @property
+    def wanting(self) -> bool:
+        """Fewer are ready than are to be."""
+        return len(self._ready) < self.keep
+
+    @property
+    def disk_full(self) -> bool:
+        """One is wanting, and there is no room to fill it."""
+        left = self.segment_bytes - self._filled
+        return self.wanting and (self._no_room or (self._allowed is not None and self._allowed < left))
+
+    def allow(self, fillable: int) -> None:
+        """So much may be filled from now on: what is free beyond that is for others."""
+        self._allowed, self._no_room = fillable, False
+
     def prepare(self) -> bool:
-        """One turn of work towards a ready spare, durable; False if there is one, or no room for it (`disk_full`)."""
-        if self._ready:
+        """One turn of work towards the spares that are to be ready, durable; False if there is no more to do, or no
+        room for it (`disk_full`)."""
+        if not self.wanting:
+            if len(self._ready) > self._most:
+                self._files.unlink(spare_path(self._directory, self._ready.pop()))
+            return False
+        if self.disk_full and self._allowed is not None:
+            self._drop_draft()  # one that cannot be finished takes room from those who need little
             return False
         try:
             self._fill(PREPARE_BYTES)
         except OSError as error:
             if error.errno not in _FULL:
                 raise
-            self.disk_full = True
+            self._drop_draft()
+            self._no_room = True
             return False
-        self.disk_full = False
-        return not self._ready
+        self._no_room = False
+        return self.wanting
 
     def take(self) -> str:
         """The path of a ready spare, made now if need be; a full disk raises."""
         while not self._ready:
             self._fill(self.segment_bytes)
-        self.disk_full = False
+        self._no_room = False
         return spare_path(self._directory, self._ready.popleft())
 
     def recycle(self, number: int) -> None:
         """Turn a trimmed segment into a spare, or give its space back. Durable, so that no gap can come back."""
         path = segment_path(self._directory, number)
-        if len(self._ready) < SPARE_SEGMENTS_MAX and self._size_of(path) == self.segment_bytes:
+        if len(self._ready) < self._most and self._size_of(path) == self.segment_bytes:
             spare = self._next
             self._next += 1
             self._files.rename(path, spare_path(self._directory, spare))
             self._files.sync_dir(segments_dir(self._directory))
             self._ready.append(spare)
-            self._drop_draft()
+            if not self.wanting:
+                self._drop_draft()
         else:
             self._files.unlink(path)
             self._files.sync_dir(segments_dir(self._directory))
@@ -78,6 +107,11 @@ class Spares:
         if self._draft is not None:
             self._draft[1].close()
             self._draft = None
+        self._filled = 0
+
+    @property
+    def _most(self) -> int:
+        return self.keep if self.tight else max(self.keep, SPARE_SEGMENTS_MAX)
 
     def _fill(self, turn_bytes: int) -> None:
         if self._draft is None:
@@ -90,6 +124,8 @@ class Spares:
         file.zero(self._filled, turn)
         file.sync()
         self._filled += turn
+        if self._allowed is not None:
+            self._allowed = max(0, self._allowed - turn)
         if self._filled == self.segment_bytes:
             self.close()
             draft = spare_path(self._directory, number, unfinished=True)
@@ -105,7 +141,7 @@ class Spares:
 
     def _adopt(self, number: int) -> None:
         path = spare_path(self._directory, number)
-        if len(self._ready) < SPARE_SEGMENTS_MAX and self._size_of(path) == self.segment_bytes:
+        if self._size_of(path) == self.segment_bytes:  # however many: `prepare` gives back what is too much
             self._ready.append(number)
         else:
             self._files.unlink(path)

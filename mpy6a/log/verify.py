@@ -91,9 +91,26 @@ def dump(files: Files, directory: str, from_index: int = 1, progress: Progress |
     """The committed frames from the one that holds `from_index` on, as a start would replay them, marks left out.
 
     Nothing is written: a torn tail is left out and stays. Beside a running pipe it ends where the log ended
-    when it began. Raises CannotStart, FormatVersion, and DamagedLog where the log is damaged.
+    when it began. Raises CannotStart (also when a running pipe trims what is being read), FormatVersion, and DamagedLog
+    where the log is damaged.
     """
     identity = _identity(files, directory)
+    begins = list_log(files, directory).segments[:1]
+    try:
+        yield from _dump(files, directory, identity, from_index, progress)
+    except (DamagedAt, OSError):
+        segments = list_log(files, directory).segments
+        if segments[:1] <= begins or running_pipe(files, directory) is None:
+            raise
+        first = read_segment_header(files, directory, identity, segments[0]).first_index
+        raise CannotStart(
+            f"the pipe trimmed its log while it was read: it begins at index {first} now; read it again from there"
+        ) from None
+
+
+def _dump(
+    files: Files, directory: str, identity: Identity, from_index: int, progress: Progress | None
+) -> Iterator[Frame]:
     headers = read_headers(files, directory, identity, list_log(files, directory))
     while len(headers) > 1 and headers[1].first_index <= from_index:
         del headers[0]

@@ -30,8 +30,9 @@ routes:
   kinds:
     one: {{id: 1, sidecars: [nobody], handler: {{attached: true}}, repeat: {{idle: 24h}}}}
     two: {{id: 2, sidecars: [nobody], handler: {{attached: true}}, repeat: {{idle: 24h}}}}
-log: {{fsync: {fsync}, segment: 16MiB}}
+log: {{fsync: {fsync}, segment: 16MiB, checkpoint: 1MiB, keep: 64GiB}}
 limits: {{record: 4KiB}}
+lease: 10m
 """
 
 

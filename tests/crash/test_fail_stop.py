@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 import pytest
 
-from mpy6a.errors import Code
 from mpy6a.exits import EXIT_CANNOT_START, EXIT_DAMAGED, EXIT_USAGE
 from mpy6a.framing import SEGMENT_HEADER_BYTES
 from mpy6a.messages import Ack
@@ -19,16 +17,14 @@ from mpy6a.model import Op, Verb
 from tests.crash.doors import Door, NoAnswer, read_sessions
 from tests.crash.oracle import Id
 from tests.crash.place import START_TIMEOUT_S, Place
+from tests.crash.small_disk import SmallDisk, tmpfs
 from tests.ports import FreePorts
 from tests.processes import Processes
 
 pytestmark = pytest.mark.crash
 
 AFTER_THE_END_S: Final = 0.5  # so long nothing may come from a process that has ended
-FULL_DISK_BYTES: Final = 28 << 20  # one segment of 16 MiB, and not a second one
-ROOMY_DISK_BYTES: Final = 96 << 20
-RECORD: Final = b"r" * 4_000
-NO_MOUNT: Final = "mounting a small file system is refused here"
+SMALL_DISK_BYTES: Final = 28 << 20
 
 
 @pytest.fixture
@@ -36,33 +32,14 @@ def place(short_tmp: Path, free_port: FreePorts, processes: Processes) -> Place:
     return Place(short_tmp, free_port(), free_port(), processes)
 
 
-class SmallDisk:
-    """A real file system that fills up."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def remount(self, options: str) -> None:
-        subprocess.run(["mount", "-o", f"remount,{options}", str(self.path)], check=True)
-
-
 @pytest.fixture
 def small_disk(short_tmp: Path, processes: Processes) -> Iterator[SmallDisk]:
     """Mounted for the test; its processes are ended before it goes."""
-    path = short_tmp / "disk"
-    path.mkdir()
-    argv = ["mount", "-t", "tmpfs", "-o", f"size={FULL_DISK_BYTES}", "none", str(path)]
-    try:
-        mounted = subprocess.run(argv, capture_output=True, check=False).returncode == 0
-    except FileNotFoundError:
-        mounted = False
-    if not mounted:
-        pytest.skip(NO_MOUNT)
-    try:
-        yield SmallDisk(path)
-    finally:
-        processes.end()
-        subprocess.run(["umount", str(path)], check=True)
+    with tmpfs(short_tmp / "disk", SMALL_DISK_BYTES) as disk:
+        try:
+            yield disk
+        finally:
+            processes.end()
 
 
 def _new(request: int) -> Op:
@@ -130,55 +107,6 @@ def test_a_sync_that_fails_late_loses_nothing_that_went_before(place: Place) -> 
     with Door(place.listen) as door:
         door.hello()
     assert len(read_sessions(place.admin)) >= 1 + 2 + 3
-
-
-def test_a_full_disk_refuses_new_work_and_then_stops(
-    small_disk: SmallDisk, short_tmp: Path, free_port: FreePorts, processes: Processes
-) -> None:
-    """No room for another segment: New is refused, what lives goes on, and the end of the room ends the pipe.
-
-    Nothing acknowledged is lost: with more room it is all there, and New works again.
-    """
-    place = Place(short_tmp, free_port(), free_port(), processes, data=small_disk.path / "data")
-    pipe = place.start()
-    with Door(place.listen) as door:
-        door.hello()
-        session = _made(door.batch([_new(1)]))
-        seq, request = 0, 1
-        refused = False
-        while True:
-            ops = []
-            for _ in range(256):
-                seq += 1
-                ops.append(Op(Verb.REPLACE, session[1], session[0], 1, seq, record=RECORD))
-            try:
-                ack = door.batch(ops, timeout_s=5.0)
-            except NoAnswer:
-                break
-            assert not ack.code
-            assert not ack.results
-            acknowledged = seq
-            request += 1
-            new = door.batch([_new(request)], timeout_s=5.0)
-            codes = [result.code for result in new.results]
-            assert codes in ([], [Code.DISK_LOW])
-            assert codes or not refused, "New is taken again though there is no more room"
-            refused = bool(codes)
-            assert acknowledged < 8_192, "the disk did not fill up"
-    assert refused
-    assert pipe.wait(START_TIMEOUT_S) == EXIT_CANNOT_START
-    said = one_sentence(place.said())
-    assert "No space left on device" in said
-
-    small_disk.remount(f"size={ROOMY_DISK_BYTES}")
-    place.start()
-    with Door(place.listen) as door:
-        door.hello()
-        there = read_sessions(place.admin)
-        assert there[session].records == [RECORD]
-        assert there[session].seq >= acknowledged
-        assert there[session].seq in (acknowledged, seq)
-        assert _made(door.batch([_new(1)])) not in there
 
 
 def test_a_read_only_directory(place: Place, request: pytest.FixtureRequest) -> None:

@@ -8,17 +8,21 @@ log as `mpy6a log dump` reads it, and against the sessions as the pipe tells the
 from __future__ import annotations
 
 import json
+import os
 import random
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import closing, suppress
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
+from mpy6a.checkpoint.file import CheckpointFile
+from mpy6a.client.operator import Operator
 from mpy6a.files import OsFiles
 from mpy6a.log.verify import dump
 from mpy6a.model import Verb
@@ -74,6 +78,9 @@ def _run(place: Place, kills: int, chance: random.Random) -> tuple[list[Kill], l
         else:
             for writer in writers:
                 writer.wait(writer.acked + chance.randint(1, ACKED_BETWEEN_KILLS // WRITERS), pipe)
+            if number % 5 == 0:
+                _kill_children(pipe)  # whoever writes the checkpoint: the pipe starts another
+                _await_checkpoint(place, pipe)
             _wait(pipe, time.monotonic() + chance.uniform(0, JITTER_S))
         at_ns = time.monotonic_ns()
         pipe.kill()
@@ -85,10 +92,29 @@ def _run(place: Place, kills: int, chance: random.Random) -> tuple[list[Kill], l
             paths.append(writers[0].path)
         done.append(Kill(by.partition(":")[0], at_ns, place.torn_frames()))
     pipe = place.start()
+    _await_checkpoint(place, pipe)
     for writer in writers:
         writer.wait(writer.acked + 1, pipe)
         writer.stop(START_TIMEOUT_S)
     return done, paths, frozenset(lost)
+
+
+def _kill_children(pipe: subprocess.Popen[bytes]) -> None:
+    for child in Path(f"/proc/{pipe.pid}/task/{pipe.pid}/children").read_text().split():
+        with suppress(ProcessLookupError):  # it had ended by itself
+            os.kill(int(child), signal.SIGKILL)
+
+
+def _await_checkpoint(place: Place, pipe: subprocess.Popen[bytes]) -> None:
+    """Until this life of the pipe has seen one written: from here on a start begins with it."""
+    give_up_at = time.monotonic() + START_TIMEOUT_S
+    with Operator(place.admin) as operator:
+        while time.monotonic() < give_up_at:
+            facts: Any = operator.request("status")
+            if facts["checkpoint"]["checkpoints"]:
+                return
+            _wait(pipe, time.monotonic() + 0.05)
+    raise AssertionError(f"no checkpoint in {START_TIMEOUT_S} s: {place.said()[-2_000:]}")
 
 
 def _wait(pipe: subprocess.Popen[bytes], until_s: float) -> None:
@@ -110,6 +136,11 @@ def _kill_and_judge(place: Place, kills: int) -> Report:
     checked = json.loads(_command("log", "verify", str(place.data), "--json"))
     assert checked["ok"]
     assert checked["torn"] is None
+    with closing(CheckpointFile.open(str(place.data))) as file:
+        header = file.header()
+        assert header is not None
+        assert header.next_index > checked["last_index"] // 2, "checkpoints were written all the time"
+        assert file.verify() == []
     reading = oracle.read_log(dump(OsFiles(), str(place.data)), told)
     faults = reading.faults + oracle.check_answers(reading, told) + oracle.check_state(reading, found, lost)
     assert faults == [], "\n".join(faults[:20])

@@ -13,7 +13,7 @@ import os
 import random
 from dataclasses import dataclass, field
 
-from mpy6a.files import Buffer, Locked
+from mpy6a.files import Buffer, Locked, Space
 
 SECTOR = 512
 POWER_CUT = 0
@@ -132,6 +132,8 @@ class FakeFiles:
         self.syncs = 0
         self.written = 0
         self.room: int | None = None  # bytes that files may still grow by; None: no bound
+        self.total = 1 << 40  # of the file system, as `space` tells it
+        self.bad: set[tuple[str, int]] = set()  # (path, block of 4,096 bytes) that cannot be read
 
     def kill(self) -> None:
         """The process is gone, the machine is not: all that was written is still shown."""
@@ -196,7 +198,13 @@ class FakeFiles:
         parent, name = self._parent(path)
         if name not in parent.shown:
             raise _error(errno.ENOENT, path)
-        parent.change(name, None, parent.shown[name])
+        node = parent.shown[name]
+        if self.room is not None and isinstance(node, Inode):
+            self.room += len(node.shown)
+        parent.change(name, None, node)
+
+    def space(self, path: str) -> Space:
+        return Space(self.total if self.room is None else self.room, self.total)
 
     def sync_dir(self, path: str) -> None:
         self.check("sync_dir", path)
@@ -258,6 +266,10 @@ class FakeFile:
     def read(self, length: int, offset: int) -> bytes:
         self._check()
         self._files.check("read", self._path)
+        if self._files.bad:
+            blocks = range(offset // 4096, (offset + max(length, 1) - 1) // 4096 + 1)
+            if any((self._path, block) in self._files.bad for block in blocks):
+                raise _error(errno.EIO, self._path)
         return bytes(memoryview(self._node.shown)[offset : offset + length])
 
     def write(self, data: Buffer, offset: int) -> None:

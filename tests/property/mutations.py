@@ -37,9 +37,9 @@ MUTATIONS: Final = (
     Mutation("the short way lets an older epoch write", STATE, "or session.epoch != epoch\n", "\n"),
     Mutation("the short way takes an index for an id", STATE, "or session.term != term\n", "\n"),
     # Sessions that are gone, ids that never were.
-    Mutation("the trace names the wrong epoch", SESSIONS, "(session.epoch + 1, log_ms, change)", "(session.epoch, log_ms, change)"),
+    Mutation("the trace names the wrong epoch", SESSIONS, "(session.epoch + 1, log_ms,", "(session.epoch, log_ms,"),
     Mutation("the second epoch leaves no trace", SESSIONS, "if session.epoch > 1:", "if session.epoch > 2:"),
-    Mutation("a trace is kept too long", SESSIONS, "[1] + FINISHED_TRACE_MS <= log_ms:", "[1] + FINISHED_TRACE_MS < log_ms:"),
+    Mutation("a trace is kept too long", SESSIONS, "FINISHED_TRACE_MS <= log_ms:", "FINISHED_TRACE_MS < log_ms:"),
     Mutation("an old batch is told OK", STATE, "first_sent_ms >= FINISHED_TRACE_MS", "first_sent_ms < 0"),
     Mutation("a lost id is taken for gone", STATE, "or index < terms[place][1]:", "or index < 0:"),
     # New.

@@ -73,6 +73,7 @@ class Filing:
         assert rows is not None
         assert set(rows) == before
         assert not list(self.state.sessions.traces())
+        assert not self.state.sessions.gone
 
     def kill(self) -> None:
         """What is not in the file is gone."""

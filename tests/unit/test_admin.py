@@ -69,7 +69,10 @@ def test_status_is_the_pipe_at_a_glance() -> None:
     status = desk.ask("status")
     assert (status["pipe"], status["term"], status["live"]) == (1, 1, 2)
     assert status["kinds"] == [
-        {"kind": 1, "name": "user-create", "open": 1, "stored": 0, "repeating": 1, "parked": 0, "ready": 0}
+        {
+            "kind": 1, "name": "user-create", "open": 1, "stored": 0, "repeating": 1, "parked": 0, "ready": 0,
+            "paused": None,
+        }  # fmt: skip
     ]
     [sidecar] = status["sidecars"]
     assert (sidecar["name"], sidecar["connected"], sidecar["held"], sidecar["credit"]) == ("users", True, 1, {"1": 0})
@@ -318,6 +321,19 @@ def test_every_live_session_has_exactly_one_answer_and_it_goes_when_its_cause_go
     desk.ask("sessions.park", id=str(id), reason="later")
     assert desk.ask("sessions.show", id=str(id))["detail"] == "later"
     assert why() == "PARKED"
+
+
+def test_words_that_cannot_be_logged_are_refused_and_what_is_asked_is_answered() -> None:
+    """With the disk full to the last byte of the reserve an operator still sees why, and is told what to do."""
+    desk = Desk()
+    id = desk.world.new(A)
+    desk.world.pipe.disk_level, desk.world.pipe.disk_spent = 2, True
+    for verb, arguments in (("sessions.delete", {"id": str(id)}), ("clock.accept", {})):
+        reply = desk.reply(verb, json.dumps(arguments))
+        assert reply.code == Code.DISK_LOW
+        assert "make room" in reply.message
+    assert desk.ask("status")["disk_level"] == 2
+    assert desk.ask("sessions.show", id=str(id))["why"] == "OPEN_BY"
 
 
 def test_why_of_a_kind_that_left_the_routes_and_of_a_clock_that_leapt() -> None:

@@ -104,6 +104,89 @@ def test_disk_levels_refuse_what_grows_and_let_sessions_finish() -> None:
     assert ack.results == ()
 
 
+def test_at_level_2_a_replace_passes_that_does_not_grow() -> None:
+    """It frees as much as it takes; on the log's reserve none passes: that is for what ends sessions."""
+    world = World()
+    session = world.new(A, b"four")
+
+    def replace(seq: int, record: bytes) -> list[Code]:
+        op = Op(Verb.REPLACE, session.index, session.term, 1, seq, record=record)
+        return [Code(result.code) for result in world.batch(A, [op]).results]
+
+    world.pipe.disk_level = 2
+    assert replace(1, b"12345") == [Code.DISK_LOW]
+    assert replace(2, b"1234") == []
+    assert replace(3, b"12") == []
+    assert replace(4, b"123") == [Code.DISK_LOW]
+    world.pipe.disk_reserve = True
+    assert replace(5, b"") == [Code.DISK_LOW]
+    again = World(log=world.log.restarted())
+    assert again.state.sessions.dump() == world.state.sessions.dump()
+
+
+def test_refused_growth_is_logged_without_its_payload() -> None:
+    """A verdict takes a few bytes of the reserve, whatever size was refused."""
+    world = World()
+    session = world.new(A)
+    world.pipe.disk_level = 2
+    large = bytes(100_000)
+    ops = [Op(Verb.NEW, 9, argument=1, record=large)]
+    ops += [Op(Verb.APPEND, session.index, session.term, 1, 1, record=large)]
+    ops += [Op(Verb.REPLACE, session.index, session.term, 1, 2, record=large)]
+    assert len(world.batch(A, ops).results) == 3
+    assert all(len(one.batch) < 1_000 for one in world.log.restarted().replay())
+
+
+def test_level_2_dispatches_nothing_and_goes_on_by_itself() -> None:
+    """Expiry goes on: a session that is due waits for the disk, and says so."""
+    world = World()
+    session = world.new(A)
+    dial = world.sidecar(B)
+    world.pipe.disk_level = 2
+    world.batch(A, [Op(Verb.STORE, session.index, session.term, 1, 1)])
+    world.pass_time(10_000)
+    found = world.session(session)
+    assert found is not None
+    assert found.state == SessionState.STORED
+    world.pipe.disk_level = 1
+    world.work()
+    world.accept(B, dial, 1)
+    found = world.session(session)
+    assert found is not None
+    assert found.state == SessionState.REPEATING
+
+
+def test_when_the_reserve_is_used_up_nothing_is_logged() -> None:
+    """BUSY before the log, no proposals, and no loop that spins for what it may not do; then all goes on by itself."""
+    world = World()
+    session = world.new(A)
+    world.pipe.disk_level, world.pipe.disk_reserve, world.pipe.disk_spent = 2, True, True
+    before = world.log.next_index
+    ack = world.batch(A, [Op(Verb.DELETE, session.index, session.term, 1, 1)])
+    assert (ack.code, ack.retry_after_ms > 0) == (Code.BUSY, True)
+    assert world.pipe.dropped == {"disk": 1}
+    world.tell(B, Heartbeat(gone=(A,)))
+    world.pass_time(KIND.idle_ms * 2)
+    assert world.log.next_index == before
+    assert world.pipe.deadline(world.now_ms) > world.now_ms
+    world.pipe.disk_level, world.pipe.disk_reserve, world.pipe.disk_spent = 0, False, False
+    world.work()
+    found = world.session(session)
+    assert found is not None
+    assert found.state == SessionState.STORED
+
+
+def test_short_groups_on_the_reserve() -> None:
+    """One turn takes little of it, so that the pipe feels its end before it is there."""
+    world = World()
+    for _ in range(3):
+        world.new(A)
+    world.pipe._bytes = limits.DISK_GROUP_BYTES
+    assert not world.pipe.full
+    world.pipe.disk_reserve = True
+    assert world.pipe.full
+
+
 def test_garbage_costs_its_sender_an_error_and_is_counted() -> None:
     """A body that is no message, another pipe's number, a message that is not for a pipe."""
     world = World()

@@ -103,4 +103,3 @@ def test_a_row_may_come_without_its_records() -> None:
     assert slots(session_of((*row[:RECORDS], None))) == slots(stored(5))
     assert slots(session_of(row[:RECORDS])) == slots(stored(5))
 
-

@@ -73,6 +73,25 @@ def test_a_torn_tail_exits_0(files: FakeFiles) -> None:
     assert f"torn tail in {path_of(1)} at byte {offset} (index 6): 1 frames" in result.stdout
 
 
+def test_a_trimmed_log_without_a_checkpoint_is_damaged() -> None:
+    """What was before is nowhere: verify says so, dump shows what there is."""
+    files = FakeFiles()
+    log = fake_log(files)
+    fill(log, [bytes(3_000)] * 12)
+    log.trim(12)
+    log.close()
+    facts = json.loads(run(files, "verify", DIRECTORY, "--json").stdout)
+    first = facts["first_index"]
+    assert (facts["ok"], facts["checkpoint"]) == (False, None)
+    assert f"begins at index {first}, and no checkpoint" in facts["damage"][0]["what"]
+    assert run(files, "verify", DIRECTORY).exit_code == 5
+    result = run(files, "dump", DIRECTORY)
+    assert result.exit_code == 0
+    assert result.stdout.startswith(f"{first} BATCH")
+    assert f"the log begins at index {first}: what was before is trimmed" in result.stderr
+    assert "trimmed" not in run(files, "dump", DIRECTORY, "--from", str(first)).stderr
+
+
 def test_what_cannot_be_looked_at_exits_3(files: FakeFiles) -> None:
     """No data there, or a pipe runs on it."""
     for command in ("verify", "dump"):

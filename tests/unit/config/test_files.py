@@ -18,6 +18,7 @@ from mpy6a.config.pipe import PipeSection
 from mpy6a.config.routes import KindSection, RoutesSection
 from mpy6a.config.section import Section
 from mpy6a.config.sidecar import SidecarSection
+from mpy6a.disk import DiskSettings
 from mpy6a.policy import KindPolicy, Policy
 from mpy6a.resources import config
 
@@ -63,6 +64,7 @@ def test_the_defaults_in_the_comments_are_the_defaults() -> None:
     compared."""
     pipe = load_pipe(FOLDER / "pipe.yaml")
     assert pipe.policy == Policy(pipe.policy.kinds)
+    assert pipe.disk == DiskSettings()
     text = (FOLDER / "routes.yaml").read_text()
     told = dict(re.findall(r"^ +(\w+): .*# default ([^:\s]+):", text, flags=re.MULTILINE))
     assert told.keys() == {

@@ -21,6 +21,7 @@ from mpy6a.config import (
 )
 from mpy6a.config.problems import Findings
 from mpy6a.config.yamlfile import read
+from mpy6a.disk import Amount, DiskSettings
 from mpy6a.errors import ConfigError
 from mpy6a.policy import KindPolicy, Policy
 
@@ -44,9 +45,10 @@ data: ./data
 listen: [tcp://0.0.0.0:7400, "tcp://[::1]:0", ipc://./pipe.sock]
 routes: routes.yaml
 sidecars: {users: tcp://users.example:7401, search: ipc://search.sock, other: ipc:///run/o.sock}
-log: {fsync: interval, interval: 25ms, segment: 16MiB}
+log: {fsync: interval, interval: 25ms, segment: 16MiB, checkpoint: 2MiB}
 lease: 3s
 limits: {record: 1KiB, session: 2KiB, session_records: 8}
+disk: {low: 10GiB, very_low: 0.5%, reserve: 1% max 64MiB}
 """
 SIDECAR = """
 name: users
@@ -81,7 +83,8 @@ def test_a_pipe_has_everything_it_was_told(place: Path) -> None:
         "search": f"ipc://{place}/search.sock",
         "other": "ipc:///run/o.sock",
     }
-    assert pipe.log == LogSettings("interval", 25, 16 * limits.MIB)
+    assert pipe.log == LogSettings("interval", 25, 16 * limits.MIB, 2 * limits.MIB)
+    assert pipe.disk == DiskSettings(Amount(most=10 << 30), Amount(5), Amount(10, 64 << 20))
     assert (pipe.policy.lease_ms, pipe.policy.orphans) == (3_000, "park")
     assert pipe.policy.record_bytes_max == 1024
     assert (pipe.policy.session_bytes_max, pipe.policy.session_records_max) == (2048, 8)
@@ -101,7 +104,8 @@ def test_what_is_left_out_has_its_default(tmp_path: Path) -> None:
     pipe = load_pipe(path)
     assert pipe.policy == Policy({1: KindPolicy(1, "a", ("b",))})
     assert pipe.listen == ("tcp://127.0.0.1:7400",)
-    assert pipe.log == LogSettings("always", 10, limits.SEGMENT_BYTES)
+    assert pipe.disk == DiskSettings()
+    assert pipe.log == LogSettings("always", 10, limits.SEGMENT_BYTES, limits.CHECKPOINT_BYTES)
     assert pipe.routes.path is None
 
 

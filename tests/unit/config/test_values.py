@@ -11,13 +11,16 @@ from mpy6a import limits
 from mpy6a.config.values import (
     Duration,
     DurationRange,
+    Part,
     Size,
     Whole,
     duration_text,
     parse_duration,
     parse_size,
+    part_text,
     size_text,
 )
+from mpy6a.disk import Amount
 
 
 @pytest.mark.parametrize(
@@ -66,6 +69,29 @@ def test_a_duration_reads_back_as_it_was_written(ms: int) -> None:
 def test_a_size_reads_back_as_it_was_written(size: int) -> None:
     """The same for sizes."""
     assert parse_size(size_text(size)) == size
+
+
+@pytest.mark.parametrize(
+    ("text", "amount"),
+    [("5%", Amount(50)), ("0.5%", Amount(5)), ("2GiB", Amount(most=2 << 30)), ("5% max 2GiB", Amount(50, 2 << 30)),
+     ("0", Amount(most=0)), (0, Amount(most=0)), ("0%", Amount(0)), ("50% max 0", Amount(500, 0))],
+)  # fmt: skip
+def test_parts_of_a_disk(text: object, amount: Amount) -> None:
+    """A share, a size, or the smaller of both; each reads back as it was written."""
+    part = Part(500, 0, 1 << 40)
+    assert part(text) == amount
+    assert part(part_text(amount)) == amount
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "5", 5, 5.0, True, None, "5 %", "%", "-1%", "1.25%", "5% max", "max 2GiB", "2GiB max 5%", "5% 2GiB",
+     "5% max 5%", "50.1%", "51%", "2TiB", "5% max 1025GiB", "1025GiB", ["5%"]],
+)  # fmt: skip
+def test_no_parts_of_a_disk(text: object) -> None:
+    """Anything else is none, and what is more than all that makes sense neither."""
+    with pytest.raises(PydanticCustomError):
+        Part(500, 0, 1 << 40)(text)
 
 
 def test_bounds_belong_to_what_is_allowed() -> None:

@@ -130,6 +130,29 @@ def test_a_running_pipe_keeps_verify_out_and_lets_dump_in(files: FakeFiles) -> N
     assert list(dumped) == frames[1:]
 
 
+def test_a_log_that_is_trimmed_while_it_is_read_is_no_damage(files: FakeFiles) -> None:
+    """Its pipe uses the segments again: dump says from where on the log is still there."""
+    log = fake_log(files)
+    frames = fill(log, [bytes([index]) * 3000 for index in range(20)])
+    dumped = dump(files, DIRECTORY)
+    assert next(dumped) == frames[0]
+    log.trim(15)
+    fill(log, [bytes([index]) * 3000 for index in range(20)])
+    with pytest.raises(CannotStart, match=r"trimmed its log while it was read: it begins at index 1\d now"):
+        list(dumped)
+    assert next(dump(files, DIRECTORY)).first_index > 10
+
+
+def test_damage_beside_a_running_pipe_is_damage(files: FakeFiles) -> None:
+    """Not taken for a trim: the log begins where it began."""
+    log = fake_log(files)
+    fill(log, [bytes([index]) * 3000 for index in range(20)])
+    log.trim(10)
+    files.flip(path_of(log._headers[0].number), 4096 + 90, 0)
+    with pytest.raises(DamagedLog, match="byte 4096"):
+        list(dump(files, DIRECTORY))
+
+
 def test_what_is_no_data_directory_is_told(files: FakeFiles) -> None:
     """One sentence that says what to do."""
     for look in (lambda: verify(files, "/nothing"), lambda: list(dump(files, "/nothing"))):

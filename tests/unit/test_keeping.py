@@ -1,0 +1,99 @@
+"""When the pipe has a checkpoint written: by how much log there is, and by time if there is little."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mpy6a import limits
+from mpy6a.filed import Filed
+from mpy6a.keeping import Done, Keeper
+from mpy6a.log import LogStats
+from tests.fakes.core import World
+
+MIB = limits.MIB
+
+
+class Scribe:
+    """A writer that is told of, and writes nothing."""
+
+    def __init__(self) -> None:
+        self.full = False
+        self.asked: list[int] = []
+
+    @property
+    def busy(self) -> bool:
+        return False
+
+    def ask(self, index: int) -> None:
+        self.asked.append(index)
+
+    def receive(self) -> Sequence[Done]:
+        return []
+
+
+class Logged:
+    """A log that says how much was written."""
+
+    def __init__(self) -> None:
+        self.stats = LogStats()
+        self.next_index = 1
+        self.unsynced_bytes = 0
+
+    def grow(self, size: int) -> None:
+        self.stats.bytes += size
+        self.next_index += 10
+
+    def sync(self) -> None:
+        raise AssertionError("everything is durable")
+
+    def trim(self, index: int) -> None:
+        raise AssertionError("nothing was committed")
+
+
+def no_file() -> Filed:
+    raise AssertionError("nothing was committed")
+
+
+def test_a_checkpoint_is_asked_for_after_so_much_log_as_the_operator_says() -> None:
+    """`log.checkpoint` of pipe.yaml; within a minute of the last one not before."""
+    for said in (1 * MIB, 5 * MIB, limits.CHECKPOINT_BYTES):
+        log, scribe = Logged(), Scribe()
+        keeper = Keeper(World().pipe, log, scribe, no_file, 0, said)
+        keeper.kept.done_ms = now_ms = 1_000_000
+        log.grow(said - 1)
+        keeper.turn(now_ms)
+        assert scribe.asked == []
+        log.grow(1)
+        keeper.turn(now_ms)
+        assert scribe.asked == [21]
+
+
+def test_a_little_log_is_written_after_a_minute() -> None:
+    """And next to none is left as it is; the log above the last checkpoint at a start counts as well."""
+    log, scribe = Logged(), Scribe()
+    log.stats.bytes = 0
+    keeper = Keeper(World().pipe, log, scribe, no_file, limits.CHECKPOINT_IDLE_BYTES - 1)
+    keeper.kept.done_ms = 1_000_000
+    later_ms = keeper.kept.done_ms + limits.CHECKPOINT_MS
+    keeper.turn(later_ms)
+    assert (scribe.asked, keeper.deadline(later_ms)) == ([], None)
+    log.grow(1)
+    keeper.turn(later_ms - 1)
+    assert (scribe.asked, keeper.deadline(later_ms - 1)) == ([], later_ms)
+    keeper.turn(later_ms)
+    assert scribe.asked == [11]
+
+
+def test_on_a_low_disk_any_log_is_worth_a_checkpoint() -> None:
+    """It gives segments and pages back; but not one after the other without a pause."""
+    log, scribe, world = Logged(), Scribe(), World()
+    keeper = Keeper(world.pipe, log, scribe, no_file, 0)
+    keeper.kept.done_ms = now_ms = 1_000_000
+    log.grow(1)
+    keeper.turn(now_ms)
+    assert (scribe.asked, keeper.deadline(now_ms)) == ([], None)
+    world.pipe.disk_level = 1
+    keeper.turn(now_ms + limits.DISK_CHECKPOINT_MS - 1)
+    assert (scribe.asked, keeper.deadline(now_ms)) == ([], now_ms + limits.DISK_CHECKPOINT_MS)
+    keeper.turn(now_ms + limits.DISK_CHECKPOINT_MS)
+    assert scribe.asked == [11]
