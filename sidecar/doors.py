@@ -2,7 +2,8 @@
 dial.
 
 No call waits. Messages of more than one frame are dropped and counted. File descriptors of ZeroMQ are
-edge-triggered: look again with `pending` after every turn. Source: shared evidence, "ZeroMQ traps".
+edge-triggered, and sending or reading takes their edge: so a socket is asked when its descriptor spoke (`note`), and
+again after whatever was done with it (`pending`), and no other one is. Source: shared evidence, "ZeroMQ traps".
 """
 
 from __future__ import annotations
@@ -47,29 +48,43 @@ class Doors:
         self._monitors: list[Socket] = []
         self._links: list[Socket] = []
         self._dial: Socket | None = None
+        self._asked: set[Socket] = set()  # sockets that may have something to read
         try:
             self._service = self._bound(zmq.ROUTER, listen, mode, group)
             if push is not None:
                 self._dial = self._dialed(push, incarnation)
             for address in pipes:
                 self._link(address)
+            self._by_descriptor = {int(socket.getsockopt(zmq.FD)): socket for socket in self._all()}
+            self.note_all()
         except BaseException:
             self.close()
             raise
 
     def descriptors(self) -> list[int]:
         """What becomes readable when there is something to do."""
-        return [int(socket.getsockopt(zmq.FD)) for socket in self._all()]
+        return list(self._by_descriptor)
+
+    def note(self, descriptor: int) -> None:
+        """That descriptor became readable."""
+        self._asked.add(self._by_descriptor[descriptor])
+
+    def note_all(self) -> None:
+        """Look at every socket, whatever its descriptor said."""
+        self._asked.update(self._by_descriptor.values())
 
     def pending(self) -> bool:
         """Has any socket more to read?"""
-        return any(map(_readable, self._all()))
+        self._asked = {socket for socket in self._asked if _readable(socket)}
+        return bool(self._asked)
 
     # ---- reading
 
     def from_service(self, peers: Peers) -> Iterator[tuple[bytes, bytes, int]]:
         """(identity, payload, principal) of what clients sent, at most one drain of it."""
         socket = self._service
+        if socket not in self._asked:
+            return
         for _ in range(limits.DRAIN_MESSAGES_MAX):
             if not _readable(socket):
                 return
@@ -104,12 +119,14 @@ class Doors:
         return done
 
     def writable(self, number: int) -> bool:
+        self._asked.add(self._links[number])
         return bool(int(self._links[number].getsockopt(_EVENTS)) & _POLLOUT)
 
     # ---- writing
 
     def to_pipe(self, number: int, payload: bytes) -> bool:
         """False: it would block; nobody is there, or the queue is full."""
+        self._asked.add(self._links[number])
         try:
             self._links[number].send(payload, _NOBLOCK, copy=len(payload) < _COPY_BYTES)
         except zmq.Again:
@@ -118,6 +135,7 @@ class Doors:
 
     def to_service(self, identity: bytes, payload: bytes) -> bool:
         """False: that connection is gone, or does not read."""
+        self._asked.add(self._service)
         try:
             self._service.send(identity, _SNDMORE)
             self._service.send(payload, _NOBLOCK, copy=len(payload) < _COPY_BYTES)
@@ -183,6 +201,8 @@ class Doors:
 
     def _single(self, socket: Socket, counted: str) -> Iterator[bytes]:
         """Messages of one frame; monitors speak in two, and only their number matters."""
+        if socket not in self._asked:
+            return
         for _ in range(limits.DRAIN_MESSAGES_MAX):
             if not _readable(socket):
                 return

@@ -89,7 +89,7 @@ class Runner:
         try:
             await self._start_handlers()
             for descriptor in descriptors:
-                self._loop.add_reader(descriptor, self._wake)
+                self._loop.add_reader(descriptor, self._readable, descriptor)
             self._wake()
             facts = {"name": self._settings.name, "listen": self._settings.listen, "push": self._settings.push}
             logger.info("serving", extra={"facts": facts})
@@ -121,6 +121,11 @@ class Runner:
         self._stopping.set()
 
     # ---- one turn
+
+    def _readable(self, descriptor: int) -> None:
+        """A socket has something: at once, one more turn of the loop would cost as much as the work."""
+        self._doors.note(descriptor)
+        self._turn()
 
     def _wake(self) -> None:
         if not self._turn_scheduled:
@@ -204,10 +209,12 @@ class Runner:
 
     def _due(self) -> None:
         self._timer = None
+        self._doors.note_all()
         self._wake()
 
     def _process_died(self, identity: bytes) -> None:
         now_ms = self._clock.monotonic_ms()
+        self._doors.note_all()
         self._read(now_ms)  # what it had sent before counts
         self._agent.died(identity, now_ms)
         self._wake()

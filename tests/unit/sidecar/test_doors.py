@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 import stat
 import subprocess
 import sys
@@ -170,12 +171,14 @@ def test_who_dials_hears_whom_it_reached(short_tmp: Path) -> None:
         end_s = time.monotonic() + DEADLINE_S
         while not pipe.poll(0):
             assert time.monotonic() < end_s
+            made.note_all()
             made.pending()  # as the loop does when a descriptor becomes readable
         assert pipe.recv_multipart() == [OWN, b""]
         pipe.send_multipart([OWN, b"greeting"])
         got: list[bytes] = []
         while not got:
             assert time.monotonic() < end_s
+            made.note_all()
             got = list(made.from_dials())
         assert got == [b"greeting"]
 
@@ -215,3 +218,31 @@ def test_an_incarnation_is_an_identity_that_zeromq_takes() -> None:
     drawn = {new_incarnation() for _ in range(2_000)}
     assert len(drawn) == 2_000
     assert all(len(one) == 16 and one[0] for one in drawn)
+
+
+def test_a_descriptor_that_speaks_is_looked_at(short_tmp: Path) -> None:
+    """Every message is read by whoever notes descriptors, and looks again after each turn: also beside answers."""
+
+    async def test() -> None:
+        known = peers()
+        with doors(short_tmp) as made, peer(zmq.DEALER, f"ipc://{short_tmp}/s.sock") as client:
+            poller = select.poll()
+            for descriptor in made.descriptors():
+                poller.register(descriptor, select.POLLIN)
+            made.pending()
+            for number in range(50):
+                client.send(b"%d" % number)
+                found: list[bytes] = []
+                while not found:
+                    if not made.pending():
+                        ready = poller.poll(int(DEADLINE_S * 1000))
+                        assert ready, f"message {number} was missed"
+                        for descriptor, _ in ready:
+                            made.note(descriptor)
+                    for identity, payload, _ in made.from_service(known):
+                        found.append(payload)
+                        assert made.to_service(identity, payload)
+                assert found == [b"%d" % number] == [client.recv()]
+        known.close()
+
+    asyncio.run(test())
