@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Final
 
 from mpy6a.errors import CannotStart
 from mpy6a.files import File, Files
@@ -18,6 +19,10 @@ from mpy6a.log.directory import (
 )
 from mpy6a.log.reading import SegmentReader
 from mpy6a.log.replaying import check_joins
+
+_WINDOW_BITS: Final = 16
+_WINDOW_LOW: Final = (1 << _WINDOW_BITS) - 1
+_WINDOWS_MAX: Final = 64  # 4 MiB: a session that lives for 10,000 operations still finds its first record
 
 
 class LogFollower:
@@ -35,6 +40,7 @@ class LogFollower:
         self._directory = directory
         self._identity = identity
         self._open: dict[int, File] = {}
+        self._windows: dict[int, bytes] = {}  # position >> _WINDOW_BITS -> bytes of a segment, oldest first
         self._begin(self._segment_of(next_index))
 
     @property
@@ -59,15 +65,32 @@ class LogFollower:
                 self._next_segment()
 
     def read(self, position: int, length: int) -> bytes:
-        """Bytes of a frame that was read, from its segment."""
+        """Bytes of a frame that was read, from its segment.
+
+        What stands beside them is kept for a while: records of sessions that end together were written together.
+        """
+        window = position >> _WINDOW_BITS
+        data = self._windows.get(window)
+        if data is None and window << _WINDOW_BITS < self.position - (1 << _WINDOW_BITS):  # it will not change any more
+            data = self._windows[window] = self._read(window << _WINDOW_BITS, 1 << _WINDOW_BITS)
+            if len(self._windows) > _WINDOWS_MAX:
+                del self._windows[next(iter(self._windows))]
+        at = position & _WINDOW_LOW
+        if data is not None and at + length <= len(data):
+            return data[at : at + length]
         number, offset = place_of(position)
-        data = self._file(number).read(length, offset)
+        data = self._read(position, length)
         if len(data) != length:
             raise damaged(segment_path(self._directory, number), offset, None, "the file ends before the record")
         return data
 
+    def _read(self, position: int, length: int) -> bytes:
+        number, offset = place_of(position)
+        return self._file(number).read(length, offset)
+
     def forget_below(self, position: int) -> None:
         """Close what the writer may recycle: segments below that of `position`."""
+        self._windows.clear()
         for number in [number for number in self._open if number < place_of(position)[0]]:
             self._open.pop(number).close()
 
