@@ -100,7 +100,8 @@ class AdminDoor:
                 return None
         raise BadRequest(
             f"no verb {request.verb[:40]!r}; there are: status, clock.accept, sessions.list, sessions.show, "
-            "sessions.export, kinds.list, kinds.pause, kinds.resume, " + ", ".join(f"sessions.{word}" for word in _WORDS)
+            "sessions.export, kinds.list, kinds.pause, kinds.resume, "
+            + ", ".join(f"sessions.{word}" for word in _WORDS)
         )
 
     # ------------------------------------------------------------------ what is

@@ -234,8 +234,8 @@ class Due:
         return self._settling is not None
 
     def settle_some(self, most: int) -> None:
-        """Look at up to so many traces and sessions: STORED and PARKED ones that have not changed since leave memory, at
-        about 1.5 us each. At the end the sweep goes over the file anew."""
+        """Look at up to so many traces and sessions: STORED and PARKED ones that have not changed since leave memory,
+        at about 1.5 us each. At the end the sweep goes over the file anew."""
         settling, sessions = self._settling, self._state.sessions
         if settling is None or not sessions.drop_traces(settling.before, most):
             return

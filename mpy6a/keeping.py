@@ -1,4 +1,4 @@
-"""Keeps the store small: has checkpoints written, lets go of memory and of log, makes clients wait when it falls behind.
+"""Keeps the store small: has checkpoints written, lets go of memory and log, makes clients wait when it falls behind.
 
     log grew -> ask(index) -> the writer follows the log, commits -> done(index, position)
              -> rows of the file count, waiting sessions leave memory, segments below are used again

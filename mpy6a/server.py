@@ -68,8 +68,8 @@ class Server:
         keep_bytes: int = 0,
     ) -> None:
         """`state` is that of the last checkpoint, `checkpoints` whoever writes the next ones (each after
-        `checkpoint_bytes` of log, `keep_bytes` of which stay below), and `open_file` gives their reading side; without them
-        the log is kept whole."""
+        `checkpoint_bytes` of log, `keep_bytes` of which stay below), and `open_file` gives their reading side; without
+        them the log is kept whole."""
         self._checkpoint_bytes = checkpoint_bytes
         self._keep_bytes = keep_bytes
         self._log = log

@@ -37,13 +37,18 @@ def connect_file(path: str, write: bool) -> apsw.Connection:
 
 def create(connection: apsw.Connection) -> None:
     """Give an empty database its page layout and its tables."""
-    reserved = ctypes.c_int(RESERVED_BYTES)
-    connection.file_control("main", apsw.SQLITE_FCNTL_RESERVE_BYTES, ctypes.addressof(reserved))
+    reserve_checksums(connection)
     connection.execute(f"PRAGMA page_size = {PAGE_BYTES}; PRAGMA auto_vacuum = INCREMENTAL; PRAGMA journal_mode = WAL")
     connection.execute(
         f"PRAGMA synchronous = FULL; BEGIN IMMEDIATE; {TABLES}; PRAGMA application_id = {APPLICATION_ID};"
         f"PRAGMA user_version = {FORMAT_VERSION}; COMMIT"
     )
+
+
+def reserve_checksums(connection: apsw.Connection) -> None:
+    """Have an empty database keep room for the checksum of each page, which switches them on."""
+    reserved = ctypes.c_int(RESERVED_BYTES)
+    connection.file_control("main", apsw.SQLITE_FCNTL_RESERVE_BYTES, ctypes.addressof(reserved))
 
 
 def is_empty(connection: apsw.Connection) -> bool:

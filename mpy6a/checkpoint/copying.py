@@ -8,7 +8,7 @@ from typing import Final, Self
 
 import apsw
 
-from mpy6a.checkpoint.connecting import checking_vfs
+from mpy6a.checkpoint.connecting import checking_vfs, reserve_checksums
 from mpy6a.checkpoint.damage import errno_of, meaning
 from mpy6a.checkpoint.file import CheckpointFile
 from mpy6a.checkpoint.header import CheckpointHeader
@@ -50,6 +50,10 @@ class Snapshot:
         try:
             flags = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
             target = apsw.Connection(path, vfs=checking_vfs(), flags=flags)
+            # Pages that stand in the journal have no checksum yet. They get one when they are written, which the file
+            # layer does only once it has seen a first page that asks for it.
+            reserve_checksums(target)
+            target.execute(f"PRAGMA page_size = {PAGE_BYTES}; CREATE TABLE replaced (soon)")
             with target.backup("main", self._file.connection(), "main") as copying:
                 while not copying.done:
                     copying.step(_STEP_PAGES)

@@ -72,8 +72,8 @@ def test_status_is_the_pipe_at_a_glance() -> None:
         {
             "kind": 1, "name": "user-create", "open": 1, "stored": 0, "repeating": 1, "parked": 0, "ready": 0,
             "paused": None,
-        }  # fmt: skip
-    ]
+        }
+    ]  # fmt: skip
     [sidecar] = status["sidecars"]
     assert (sidecar["name"], sidecar["connected"], sidecar["held"], sidecar["credit"]) == ("users", True, 1, {"1": 0})
     assert status["dropped"] == {"malformed": 1}
