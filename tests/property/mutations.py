@@ -47,7 +47,7 @@ MUTATIONS: Final = (
     Mutation("an old New is made", STATE, "first_sent_ms >= OUTCOME_KEPT_MS", "first_sent_ms > OUTCOME_KEPT_MS"),
     Mutation("outcomes are forgotten at once", REQUESTS, "client.last_ms + OUTCOME_KEPT_MS", "client.last_ms"),
     Mutation("a mark goes back", REQUESTS, "if mark > client.mark:", "if mark != client.mark:"),
-    Mutation("a key outlives its session", SESSIONS, "key), None)\n        shard", "key), None) if 0 else 0\n        shard"),
+    Mutation("a key outlives all", SESSIONS, "key), None)\n        shard", "key), None) if 0 else 0\n        shard"),
     # Epochs.
     Mutation("the fence carries the id's term", SESSIONS, "fence(self.term, session", "fence(session.term, session"),
     Mutation("an epoch inherits the seq", SESSIONS, "        session.seq = 0\n", ""),
