@@ -1,0 +1,126 @@
+"""Tests the tester: faults planted in a copy of the shipped source, each to be found within a budget of seeds.
+
+    python -m tests.sim.planted                 all of them; writes the table that docs/SIMULATION.md shows
+    python -m tests.sim.planted NAME ...        some of them
+
+A fault is a file of `faults/`: what it is (`summary`), and edits of one place each (`file`, `old`, `new`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import tomllib
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import mpy6a
+import sidecar
+
+FAULTS: Final = Path(__file__).parent / "faults"
+BUDGET: Final = 60  # seeds
+SECONDS: Final = 240.0  # for one fault, on a machine that is busy with others
+
+
+@dataclass(frozen=True)
+class Found:
+    """What became of one planted fault."""
+
+    name: str
+    summary: str
+    seed: int  # that found it; -1: none did
+    seeds: int  # that were run
+    seconds: float
+    said: str
+
+
+def names() -> list[str]:
+    """Every fault there is."""
+    return sorted(path.stem for path in FAULTS.glob("*.toml"))
+
+
+def plant(name: str, place: Path) -> str:
+    """Copy the shipped source to `place` and make the fault's edits there; its summary.
+
+    Raises ValueError for a text that is not there exactly once: the code moved on, and the fault has to follow.
+    """
+    fault = tomllib.loads((FAULTS / f"{name}.toml").read_text(encoding="utf-8"))
+    for package in (mpy6a, sidecar):
+        assert package.__file__ is not None
+        source = Path(package.__file__).parent
+        shutil.copytree(source, place / source.name, ignore=shutil.ignore_patterns("__pycache__"))
+        for beside in ("schemas", "configs"):
+            if (source.parent / beside).is_dir() and not (place / beside).exists():
+                shutil.copytree(source.parent / beside, place / beside)
+    for edit in fault["edit"]:
+        path = place / edit["file"]
+        text = path.read_text(encoding="utf-8")
+        if text.count(edit["old"]) != 1:
+            raise ValueError(f"{name}: {text.count(edit['old'])} places in {edit['file']}: {edit['old']!r}")
+        path.write_text(text.replace(edit["old"], edit["new"]), encoding="utf-8")
+    return str(fault["summary"])
+
+
+def hunt(name: str, budget: int = BUDGET) -> Found:
+    """Run seeds on the planted source, in a process of their own, until one fails."""
+    with tempfile.TemporaryDirectory(prefix="planted-") as folder:
+        place = Path(folder)
+        summary = plant(name, place)
+        root = Path(__file__).parents[2]
+        environment = {**os.environ, "PYTHONPATH": f"{place}{os.pathsep}{root}", "PYTHONDONTWRITEBYTECODE": "1"}
+        command = [sys.executable, "-m", "tests.sim", "--seeds", f"0:{budget}", "--first"]
+        begun = time.monotonic()
+        # From the copy: whatever is found first on the path is what is tested.
+        try:
+            ended = subprocess.run(
+                command, cwd=place, env=environment, capture_output=True, text=True, timeout=SECONDS, check=False
+            )
+        except subprocess.TimeoutExpired:
+            return Found(name, summary, -1, budget, time.monotonic() - begun, "out of time")
+        took = time.monotonic() - begun
+    lines = ended.stdout.strip().splitlines()
+    if not lines or not lines[-1].startswith(("caught ", "clean ")):
+        raise RuntimeError(f"{name}: the simulator did not end well: {ended.stderr[-2_000:]}")
+    word, seed, seeds, said = lines[-1].split(" ", 3)
+    return Found(name, summary, int(seed) if word == "caught" else -1, int(seeds), took, said)
+
+
+def table(found: Sequence[Found]) -> str:
+    """As docs/SIMULATION.md has it."""
+    lines = ["| fault | what is wrong | seeds until found | s | first said |", "| --- | --- | ---: | ---: | --- |"]
+    for one in found:
+        seeds = str(one.seeds) if one.seed >= 0 else f"not in {one.seeds}"
+        said = one.said.replace("|", "/")[:90]
+        lines.append(f"| `{one.name}` | {one.summary} | {seeds} | {one.seconds:.1f} | {said} |")
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """0 if every fault was found."""
+    parser = argparse.ArgumentParser(prog="python -m tests.sim.planted", description=__doc__)
+    parser.add_argument("names", nargs="*")
+    parser.add_argument("--budget", type=int, default=BUDGET)
+    parser.add_argument("--jobs", type=int, default=2)
+    options = parser.parse_args(arguments)
+    found: list[Found] = []
+    with ThreadPoolExecutor(options.jobs) as pool:
+        for one in pool.map(lambda name: hunt(name, options.budget), options.names or names()):
+            found.append(one)
+            where = f"seed {one.seed}" if one.seed >= 0 else "NOT FOUND"
+            print(f"{one.name}: {where}, {one.seconds:.0f} s", flush=True)
+    print(table(found))
+    missed = [one.name for one in found if one.seed < 0]
+    print(f"\n{len(found) - len(missed)} of {len(found)} found" + (f"; not: {', '.join(missed)}" if missed else ""))
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
