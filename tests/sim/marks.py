@@ -97,7 +97,7 @@ BRANCHES: Final = (
     "fault: stands still past its lease", "fault: wall clock back", "fault: wall clock forward", "fault: night",
     "fault: disk full", "fault: disk level 1", "fault: disk level 2", "fault: service killed", "fault: client killed",
     "fault: sidecar killed", "fault: power lost",
-    "agent: push_old_dial", "fault: cut at a push", "fault: die at a push",
+    "agent: push_other_target", "fault: cut at a push", "fault: die at a push",
     "agent: answer_without_client", "agent: outcome_unknown_run",
     "dropped: old_dial", "dropped: dial_timeout", "dropped: malformed", "dropped: wrong_pipe",
 )  # fmt: skip

@@ -476,12 +476,11 @@ STEPS: Final[dict[str, Callable[[World, Random], None]]] = {
 
 # How often, in a run that has the step at all.
 WEIGHTS: Final = {
-    "work": 60, "much": 25, "strange": 20, "copy": 10, "operator": 6, "race": 6, "pause kind": 3,
-    "reload": 2, "kill pipe": 3, "kill unanswered": 3, "stop pipe": 4, "stand still": 4, "kill sidecar": 3,
-    "drain sidecar": 2, "kill client": 4,
-    "goodbye": 3, "cut power": 4, "lose power": 3, "roll": 2, "break disk": 4, "fill disk": 1, "disk level": 4, "flip": 4,
-    "cut": 6, "at push": 8, "slow": 3, "harsh": 3, "wall": 3, "night": 1, "garbage": 1, "checkpoint": 2,
-    "wait": 4, "look": 3,
+    "work": 60, "much": 25, "strange": 20, "copy": 10, "operator": 6, "race": 6, "pause kind": 3, "reload": 2,
+    "kill pipe": 3, "kill unanswered": 3, "stop pipe": 4, "stand still": 4, "kill sidecar": 3, "drain sidecar": 2,
+    "kill client": 4, "goodbye": 3, "cut power": 4, "lose power": 3, "roll": 2, "break disk": 4, "fill disk": 1,
+    "disk level": 4, "flip": 4, "cut": 6, "at push": 8, "slow": 3, "harsh": 3, "wall": 3, "night": 1, "garbage": 1,
+    "checkpoint": 2, "wait": 4, "look": 3,
 }  # fmt: skip
 ALWAYS: Final = frozenset({"work", "much", "wait", "look", "strange", "copy"})
 WAITS_MS: Final = (2, 10, 10, 40, 40, 150, 600, 2_500, 9_000)
