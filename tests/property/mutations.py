@@ -39,7 +39,7 @@ MUTATIONS: Final = (
     # Sessions that are gone, ids that never were.
     Mutation("the trace names the wrong epoch", SESSIONS, "(session.epoch + 1, log_ms,", "(session.epoch, log_ms,"),
     Mutation("the second epoch leaves no trace", SESSIONS, "if session.epoch > 1:", "if session.epoch > 2:"),
-    Mutation("a trace is kept too long", SESSIONS, "FINISHED_TRACE_MS <= log_ms:", "FINISHED_TRACE_MS < log_ms:"),
+    Mutation("a trace is kept for ever", SESSIONS, "FINISHED_TRACE_MS <= log_ms:", "FINISHED_TRACE_MS <= 0:"),
     Mutation("an old batch is told OK", STATE, "first_sent_ms >= FINISHED_TRACE_MS", "first_sent_ms < 0"),
     Mutation("a lost id is taken for gone", STATE, "or index < terms[place][1]:", "or index < 0:"),
     # New.

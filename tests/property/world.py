@@ -177,15 +177,15 @@ class World:
     def keyed(self) -> None:
         """A New with the key of a session that waits, and left memory or finished a moment ago."""
         self.pair.checkpoint(lambda _: True)
-        waiting = [self._live(key) for key in self._keys(SessionState.STORED)]
-        named = [(session.kind, session.key) for session in waiting if session.key]
+        waiting = [(id, self._live(id)) for id in self._keys(SessionState.STORED)]
+        named = [(id, session.kind, session.key) for id, session in waiting if session.key]
         if not named:
             return
-        if self._rare(3):
-            self.operate()
+        id, kind, key = self._one(named)
+        if self._rare(2):
+            self.pair.admin(AdminVerb.DELETE, [id])
         writer = self._one(self.writers)
         op = self._new(writer)
-        kind, key = self._one(named)
         writer.unanswered[op.index] = op = op._replace(argument=kind)
         writer.extras[op.index] = writer.extras[op.index]._replace(key=key)
         self._send(writer.incarnation, [[op]])
