@@ -35,12 +35,13 @@ class Client:
 class Clients:
     """The clients heard, by incarnation; at most `limits.CLIENTS_MAX`."""
 
-    __slots__ = ("_by_identity", "_by_incarnation", "_left", "_servers")
+    __slots__ = ("_by_identity", "_by_incarnation", "_left", "_servers", "back")
 
     def __init__(self) -> None:
         self._by_incarnation: dict[bytes, Client] = {}
         self._by_identity: dict[bytes, set[bytes]] = {}
         self._servers: dict[int, dict[bytes, Client]] = {}
+        self.back: list[bytes] = []  # told gone, and heard again: the pipes have to hear it before what they say
         self._left: dict[bytes, None] = {}  # who is gone: a heartbeat that was on its way revives nobody
 
     def __len__(self) -> int:
@@ -68,7 +69,9 @@ class Clients:
                 return None
             if len(self._by_incarnation) >= limits.CLIENTS_MAX or not self._has_room(identity):
                 return None
-            self._left.pop(incarnation, None)
+            if incarnation in self._left:
+                del self._left[incarnation]
+                self.back.append(incarnation)
             client = self._by_incarnation[incarnation] = Client(incarnation, identity, now_ms, principal)
             self._by_identity.setdefault(identity, set()).add(incarnation)
         elif client.identity != identity and not beats:

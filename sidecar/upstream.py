@@ -83,9 +83,15 @@ class PipeSide:
     def queue_writes(self, now_ms: int) -> None:
         """What is to be sent now beside the operations of clients: who is gone, and the sidecar's own
         writes."""
+        back = tuple(self._clients.back)
+        self._clients.back.clear()
         for link in self._links:
+            for incarnation in back:
+                link.gone.pop(incarnation, None)
             if link.writable and link.pipe:
                 self._tell_gone(link)
+                if back:  # before their operations, or the pipe takes what they open for a dead client's
+                    link.say(self._encode(Heartbeat(back, ()), link.pipe))
                 for message in self._writing.outgoing(link.pipe, now_ms):
                     link.say(message)
 

@@ -119,7 +119,7 @@ class World:
         """Whether that client or sidecar lives, and has been heard without a break for two leases."""
         if not self.pipe.alive or self.pipe.paused:
             return False
-        if incarnation in self.pipe.pipe._dead:  # docs/SIMULATION.md, "Known": silent once, it is dead to the pipe
+        if incarnation in self.pipe.pipe._dead:  # told gone, and its word that it lives is still on its way
             self.note("known", "who came back is dead to the pipe")
             return False
         for client in self.clients:
