@@ -131,7 +131,7 @@ class Client:
 def _place(disk: SmallDisk, path: Path, free_port: FreePorts, processes: Processes) -> Place:
     place = Place(path, free_port(), free_port(), processes, data=disk.path / "data")
     # The client has no heartbeats: nothing is to be stored because it is quiet.
-    place.config.write_text(place.config.read_text().replace("limits: {record: 4KiB}", "lease: 1h"))
+    place.config.write_text(place.config.read_text().replace("limits: {record: 4KiB}\nlease: 10m", "lease: 1h"))
     return place
 
 
