@@ -9,6 +9,8 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -69,6 +71,17 @@ class Lock(Protocol):
     def release(self) -> None: ...
 
 
+class Aside(Protocol):
+    """Work that waits for the disk while its caller goes on."""
+
+    @property
+    def done(self) -> bool: ...
+
+    def result(self) -> None:
+        """Wait for the end. Raises what the work raised."""
+        ...
+
+
 class Files(Protocol):
     """A file system. Names made, renamed or removed are durable after `sync_dir` of their directory."""
 
@@ -104,6 +117,10 @@ class Files(Protocol):
 
     def locked_by(self, path: str) -> int | None:
         """The pid in the file of a lock that is held now (0: it names none); None if it is free. Changes nothing."""
+        ...
+
+    def aside(self, work: Callable[[], None]) -> Aside:
+        """Do this work beside the caller, who touches nothing of it before it is done."""
         ...
 
 
@@ -204,6 +221,33 @@ class OsLock:
             os.close(fd)
 
 
+class OsAside:
+    """A thread for one piece of work: the system calls in it do not hold the caller up."""
+
+    __slots__ = ("_failure", "_thread", "_work")
+
+    def __init__(self, work: Callable[[], None]) -> None:
+        self._work = work
+        self._failure: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="aside")
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self._work()
+        except BaseException as failure:  # noqa: BLE001  # raised where the result is asked for
+            self._failure = failure
+
+    @property
+    def done(self) -> bool:
+        return not self._thread.is_alive()
+
+    def result(self) -> None:
+        self._thread.join()
+        if self._failure is not None:
+            raise self._failure
+
+
 class OsFiles:
     """The operating system's files."""
 
@@ -270,6 +314,9 @@ class OsFiles:
             return None
         finally:
             os.close(fd)
+
+    def aside(self, work: Callable[[], None]) -> OsAside:
+        return OsAside(work)
 
 
 def _pid_in(fd: int) -> int:

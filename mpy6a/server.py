@@ -86,7 +86,7 @@ class Server:
         self._stopping = False
         self._unmarked_ms: int | None = None
         self._alone = False
-        self._keep_ns_max = 0  # the longest time that one turn spent for the checkpoint
+        self._keep_ns_max = self._keep_cpu_ns_max = 0  # the most that one turn spent for the checkpoint
         self._context: zmq.Context[Socket] = zmq.Context()
         self._locks: list[int | None] = []
         try:
@@ -158,12 +158,16 @@ class Server:
         keeper, checkpoints = self._keeper, self._checkpoints
         if keeper is None or checkpoints is None:
             return
+        told = waiter.watched is not None and waiter.watched in ready
+        cpu_ns = time.thread_time_ns() if told or keeper.is_busy else None
         started_ns = time.perf_counter_ns()
-        if waiter.watched is not None and waiter.watched in ready:
+        if told:
             keeper.receive(now_ms)
         keeper.turn(now_ms)
         waiter.watch(checkpoints.fileno())
         self._keep_ns_max = max(self._keep_ns_max, time.perf_counter_ns() - started_ns)
+        if cpu_ns is not None:
+            self._keep_cpu_ns_max = max(self._keep_cpu_ns_max, time.thread_time_ns() - cpu_ns)
 
     def stop(self, *_: object) -> None:
         """End `run` after what was taken in is finished and synced. Safe in a signal handler."""
@@ -345,6 +349,7 @@ class Server:
             "checkpoints": kept.checkpoints,
             "took_ms": kept.took_ms,
             "stall_us_max": self._keep_ns_max // 1_000,
+            "stall_cpu_us_max": self._keep_cpu_ns_max // 1_000,
             "backlog_bytes": self._keeper.backlog_bytes,
             "in_memory": self.pipe.state.sessions.live() - self.pipe.state.sessions.filed.count,
         }

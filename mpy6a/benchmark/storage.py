@@ -53,6 +53,7 @@ class Filled:
     p99_ms: float
     max_ms: float
     stall_ms: float  # the longest time that one turn of the pipe's loop spent for the checkpoint
+    stall_cpu_ms: float  # and the most of the processor's: the rest went to other processes
     loop_ns: float
 
 
@@ -147,6 +148,7 @@ def _fill(place: Place, pipe: Child, in_flight: int, sessions: int) -> Filled:
         percentile(ordered, 0.99) / 1e6,
         ordered[-1] / 1e6,
         status["checkpoint"]["stall_us_max"] / 1e3,
+        status["checkpoint"]["stall_cpu_us_max"] / 1e3,
         (before_ns + loop_ns()) / 2,
     )
 
@@ -222,14 +224,15 @@ def _forget_cache(path: Path) -> None:
 def _line(run: Filled) -> str:
     return (
         f"{run.operations_s / 1000:.1f} k operations/s, p50 {run.p50_ms:.2f} ms, p99 {run.p99_ms:.2f} ms,"
-        f" {run.checkpoints} checkpoints, longest stall {run.stall_ms:.2f} ms"
+        f" {run.checkpoints} checkpoints, longest stall {run.stall_ms:.2f} ms, {run.stall_cpu_ms:.2f} of CPU"
     )
 
 
 def text(facts: dict[str, Any]) -> str:
     """The figures as Markdown."""
     lines = [
-        "| in flight | with, k ops/s | without | kept (min-max) | p99 with ms | without | ratio | stall ms | loop ns |",
+        "| in flight | with, k ops/s | without | kept (min-max) | p99 with ms | without | ratio | stall ms, CPU |"
+        " loop ns |",
         "|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for pair in facts["pairs"]:
@@ -242,7 +245,8 @@ def text(facts: dict[str, Any]) -> str:
         lines.append(
             f"| {pair['in_flight']} | {middle(with_s, 'operations_s', 1e3)} | {middle(without, 'operations_s', 1e3)} |"
             f" {kept['median']:.0%} ({kept['low']:.0%}-{kept['high']:.0%}) | {middle(with_s, 'p99_ms')} |"
-            f" {middle(without, 'p99_ms')} | {ratio['median']:.2f} | {max(run['stall_ms'] for run in with_s):.2f} |"
+            f" {middle(without, 'p99_ms')} | {ratio['median']:.2f} | {max(run['stall_ms'] for run in with_s):.2f}, "
+            f"{max(run['stall_cpu_ms'] for run in with_s):.2f} |"
             f" {middle([*with_s, *without], 'loop_ns')} |"
         )
     stored = facts.get("stored")
@@ -253,7 +257,8 @@ def text(facts: dict[str, Any]) -> str:
         lines += [
             "",
             f"{stored['sessions']} stored sessions of 3 x {len(RECORD)} B, filled at {run['operations_s'] / 1e3:.1f} k"
-            f" operations/s with {run['checkpoints']} checkpoints, longest stall {run['stall_ms']:.2f} ms:",
+            f" operations/s with {run['checkpoints']} checkpoints, longest stall {run['stall_ms']:.2f} ms,"
+            f" {run['stall_cpu_ms']:.2f} of CPU:",
             "",
             f"- resident, all processes of the pipe: {sizes['rss_bytes']}",
             f"- log {sizes['log_bytes']}, checkpoint {sizes['file_bytes']}",

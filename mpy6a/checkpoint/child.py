@@ -13,7 +13,6 @@ the log or the file is damaged or the disk fails. Killing it loses nothing.
 from __future__ import annotations
 
 import ctypes
-import gc
 import os
 import select
 import signal
@@ -21,7 +20,7 @@ import sys
 import time
 from typing import Final
 
-from mpy6a import limits
+from mpy6a import collecting, limits
 from mpy6a.checkpoint.file import CheckpointFile
 from mpy6a.checkpoint.loading import load_state
 from mpy6a.checkpoint.writing import CheckpointWriter
@@ -92,7 +91,7 @@ def serve(directory: str) -> None:
     """Answer the pipe until it ends, or has asked nothing for a while."""
     die_with_parent()
     os.nice(NICE)
-    gc.freeze()
+    collecting.leave_the_old()
     checkpoints: Checkpoints | None = None
     pending = b""
     try:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
-from mpy6a import journal
+from mpy6a import collecting, journal
 from mpy6a.checkpoint.driver import Checkpointer
+from mpy6a.checkpoint.file import CheckpointFile  # SQLite with it: no turn of the loop is to pay for that
 from mpy6a.clock import OsClock
 from mpy6a.config import PipeSettings, find_pipe_config, load_pipe
 from mpy6a.errors import CannotStart, DiskFailed
@@ -21,9 +20,6 @@ from mpy6a.log import Progress
 from mpy6a.log.segments import SegmentLog
 from mpy6a.server import Server
 from mpy6a.state import State
-
-if TYPE_CHECKING:
-    from mpy6a.checkpoint.file import CheckpointFile
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +39,7 @@ def serve(config: Path | None, log_format: str, log_level: str) -> None:
 
 def run(settings: PipeSettings) -> None:
     """Open the log, replay it, serve. A failed write or sync ends the process: nothing after it is acknowledged."""
+    collecting.leave_the_old()
     interval_ms = settings.log.interval_ms if settings.log.fsync == "interval" else None
     try:
         settings.data.parent.mkdir(parents=True, exist_ok=True)
@@ -50,9 +47,7 @@ def run(settings: PipeSettings) -> None:
         raise CannotStart(f"{settings.data}: {problem.strerror}; name a directory this user may make") from None
     directory = str(settings.data)
     header = None
-    if (settings.data / "checkpoint.db").exists():  # else SQLite is not even imported
-        from mpy6a.checkpoint.file import CheckpointFile
-
+    if (settings.data / "checkpoint.db").exists():
         file = CheckpointFile.open(directory)
         header = file.header()
         file.close()
@@ -91,8 +86,7 @@ def run(settings: PipeSettings) -> None:
             logger.warning("torn tail cut", extra={"facts": {"bytes": log.stats.cut_bytes}})
         if interval_ms is not None:
             logger.warning("fsync: interval: an ack does not mean durable", extra={"facts": {"ms": interval_ms}})
-        gc.collect()
-        gc.freeze()
+        collecting.leave_the_old()  # what was replayed is
         server.run()
     except DiskFailed:
         logger.error("the disk failed: stopping; nothing after the failure was acknowledged")
@@ -103,8 +97,6 @@ def run(settings: PipeSettings) -> None:
 
 
 def _open_file(directory: str) -> CheckpointFile:
-    from mpy6a.checkpoint.file import CheckpointFile
-
     return CheckpointFile.open(directory)
 
 

@@ -7,13 +7,15 @@ failed write or sync every call raises DiskFailed, and the process has to end.
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
 import time
 from collections.abc import Iterator, Sequence
 
 from mpy6a.clock import Clock, OsClock
 from mpy6a.errors import DiskFailed
-from mpy6a.files import File, Files, Lock, Space
+from mpy6a.files import Aside, File, Files, Lock, Space
 from mpy6a.framing import (
     HEADER_BYTES,
     SEGMENT_HEADER_BYTES,
@@ -29,9 +31,10 @@ from mpy6a.framing import (
 )
 from mpy6a.limits import LOG_FRAME_BYTES_MAX, OPEN_SEGMENTS_MAX, PREPARE_BYTES, SEGMENT_BYTES
 from mpy6a.log import LogStats, Progress, check_group
-from mpy6a.log.directory import backup_lock_path, damaged, segment_path
+from mpy6a.log.directory import damaged, segment_path
 from mpy6a.log.opening import Draw, Opened, check_sizes, draw_salt, open_directory, start_segment
 from mpy6a.log.replaying import replay_segments
+from mpy6a.log.spares import Freed, free
 
 
 class SegmentLog:
@@ -60,6 +63,8 @@ class SegmentLog:
         self._clock = clock
         self._progress = progress
         self._spares = opened.spares
+        self._freeing: Aside | None = None  # a trim that waits for the disk
+        self._freed: list[Freed] = []  # what of it is done
         self._headers = opened.headers
         self._open: dict[int, File] = {header.number: opened.file}
         self._use(header, opened.file)
@@ -239,26 +244,49 @@ class SegmentLog:
         self.stats.marks += 1
 
     def trim(self, index: int) -> None:
-        """As the contract says; while a backup is taken nothing is trimmed, and the next call makes up for it."""
+        """As the contract says, beside the caller: segments count until the disk has let them go, which `prepare`, the
+        next `trim` or `close` takes note of. While a backup is taken nothing goes, and the next call makes up for it.
+        """
         self._check_ready()
-        if len(self._headers) == 1 or self._headers[1].first_index > index:
+        self._take_freed()
+        if self._freeing is not None:
             return
-        hold = backup_lock_path(self._directory)
+        numbers = [
+            header.number
+            for header, following in itertools.pairwise(self._headers)
+            if following.first_index <= index
+        ]
+        if not numbers:
+            return
         try:
-            if self._files.locked_by(hold) is not None:
-                return
+            plan = self._spares.plan(numbers)
         except OSError as error:
-            raise self._fail("looking at", hold, error) from error
-        while len(self._headers) > 1 and self._headers[1].first_index <= index:
-            number = self._headers[0].number
-            file = self._open.pop(number, None)
-            if file is not None:
-                file.close()
-            try:
-                self._spares.recycle(number)
-            except OSError as error:
-                raise self._fail("trimming", segment_path(self._directory, number), error) from error
-            del self._headers[0]
+            raise self._fail("trimming", segment_path(self._directory, numbers[0]), error) from error
+        files, directory, freed = self._files, self._directory, self._freed
+        self._freeing = files.aside(lambda: freed.extend(free(files, directory, plan)))
+        self._take_freed()
+
+    def _take_freed(self) -> None:
+        """Take note of the segments that were let go beside us, once all of one `trim` are."""
+        if self._freeing is not None and self._freeing.done:
+            self.wait_trimmed()
+
+    def wait_trimmed(self) -> None:
+        """Wait until what `trim` began is done, durably. Raises DiskFailed."""
+        freeing, self._freeing = self._freeing, None
+        if freeing is None:
+            return
+        try:
+            freeing.result()
+            for step in self._freed:
+                file = self._open.pop(step.segment, None)
+                if file is not None:
+                    file.close()
+                del self._headers[0]
+                self._spares.freed(step)
+        except OSError as error:
+            raise self._fail("trimming a segment in", self._directory, error) from error
+        self._freed.clear()
         self.stats.segments, self.stats.spares = len(self._headers), len(self._spares)
 
     def prepare(self) -> bool:
@@ -269,6 +297,7 @@ class SegmentLog:
         again.
         """
         self._check_ready()
+        self._take_freed()
         try:
             more = self._spares.prepare()
         except OSError as error:
@@ -302,9 +331,13 @@ class SegmentLog:
             return
         try:
             if self._failed is None and self._replayed:
+                self.wait_trimmed()
                 self.mark()
         finally:
             self._closed = True
+            if self._freeing is not None:
+                with contextlib.suppress(OSError):  # the log failed before: that is what is told
+                    self._freeing.result()
             for file in self._open.values():
                 file.close()
             self._spares.close()
@@ -403,6 +436,8 @@ class SegmentLog:
             self._headers[-1].log, self._number + 1, draw_salt(self._draw, self._salt), self._chain,
             self._next_index, self._term, self._spares.segment_bytes,
         )  # fmt: skip
+        if not self._spares:
+            self.wait_trimmed()  # shorter than filling one now
         try:
             file = start_segment(self._files, self._directory, self._spares, header)
         except OSError as error:

@@ -8,13 +8,42 @@ from __future__ import annotations
 import errno
 import os
 from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from mpy6a.files import File, Files
 from mpy6a.limits import PREPARE_BYTES, SPARE_SEGMENTS_MAX
-from mpy6a.log.directory import Listing, segment_path, segments_dir, spare_path
+from mpy6a.log.directory import Listing, backup_lock_path, segment_path, segments_dir, spare_path
 
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+
+@dataclass(frozen=True, slots=True)
+class Freed:
+    """A trimmed segment, and the number of the spare that it becomes; None: it is removed."""
+
+    segment: int
+    spare: int | None
+
+
+def free(files: Files, directory: str, plan: Sequence[Freed]) -> Iterator[Freed]:
+    """Carry a plan out, oldest first, each durable before the next, so that no gap can come back.
+
+    Touches files only, so that it may run beside the log. Ends early, without failing, when a backup begins.
+    Raises OSError.
+    """
+    hold = backup_lock_path(directory)
+    for step in plan:
+        if files.locked_by(hold) is not None:
+            return
+        path = segment_path(directory, step.segment)
+        if step.spare is None:
+            files.unlink(path)
+        else:
+            files.rename(path, spare_path(directory, step.spare))
+        files.sync_dir(segments_dir(directory))
+        yield step
 
 
 class Spares:
@@ -88,20 +117,25 @@ class Spares:
         self._no_room = False
         return spare_path(self._directory, self._ready.popleft())
 
-    def recycle(self, number: int) -> None:
-        """Turn a trimmed segment into a spare, or give its space back. Durable, so that no gap can come back."""
-        path = segment_path(self._directory, number)
-        if len(self._ready) < self._most and self._size_of(path) == self.segment_bytes:
-            spare = self._next
-            self._next += 1
-            self._files.rename(path, spare_path(self._directory, spare))
-            self._files.sync_dir(segments_dir(self._directory))
-            self._ready.append(spare)
+    def plan(self, numbers: Sequence[int]) -> list[Freed]:
+        """What becomes of trimmed segments: spares while they are wanted, else their space goes back. Hand what was
+        carried out to `freed`."""
+        room = max(0, self._most - len(self._ready))
+        plan: list[Freed] = []
+        for number in numbers:
+            spare = None
+            if room and self._size_of(segment_path(self._directory, number)) == self.segment_bytes:
+                spare, room = self._next, room - 1
+                self._next += 1
+            plan.append(Freed(number, spare))
+        return plan
+
+    def freed(self, done: Freed) -> None:
+        """One segment of a plan was freed, durably."""
+        if done.spare is not None:
+            self._ready.append(done.spare)
             if not self.wanting:
                 self._drop_draft()
-        else:
-            self._files.unlink(path)
-            self._files.sync_dir(segments_dir(self._directory))
 
     def close(self) -> None:
         if self._draft is not None:

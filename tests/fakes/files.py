@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import os
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from mpy6a.files import Buffer, Locked, Space
@@ -220,6 +221,9 @@ class FakeFiles:
     def locked_by(self, path: str) -> int | None:
         return self.locks.get(path)
 
+    def aside(self, work: Callable[[], None]) -> FakeAside:
+        return FakeAside(work)
+
     def check(self, operation: str, path: str) -> None:
         for fault in list(self.faults):
             if fault.operation == operation:
@@ -318,6 +322,23 @@ class FakeFile:
 
     def _check(self) -> None:
         assert self._process == self._files.process, f"{self._path} is used after its close or its process's end"
+
+
+class FakeAside:
+    """Work that was done at once; what it raised comes with its result."""
+
+    done = True
+
+    def __init__(self, work: Callable[[], None]) -> None:
+        self._failure: OSError | None = None
+        try:
+            work()
+        except OSError as failure:
+            self._failure = failure
+
+    def result(self) -> None:
+        if self._failure is not None:
+            raise self._failure
 
 
 class FakeLock:

@@ -71,7 +71,11 @@ class Data:
         assert child.go(self.log.next_index)
         child.close()
         if trim:
-            self.log.trim(self.log.next_index)
+            self.trim()
+
+    def trim(self) -> None:
+        self.log.trim(self.log.next_index)
+        self.log.wait_trimmed()
 
     def close(self) -> None:
         self.log.close()
@@ -210,7 +214,7 @@ def test_nothing_is_trimmed_while_a_backup_is_taken(data: Data, tmp_path: Path) 
     with pytest.raises(CannotStart, match=f"another backup runs .process {os.getpid()}."):
         backed_up(data, tmp_path)
     lock.release()
-    data.log.trim(data.log.next_index)
+    data.trim()
     assert len(list_log(OsFiles(), data.path).segments) == 1
 
 

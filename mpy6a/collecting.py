@@ -1,0 +1,20 @@
+"""Python's search for cyclic garbage, for processes that keep many objects for long.
+
+A full pass visits every session in memory: 40 to 100 ms at 150,000 of them, in the middle of a turn of the loop. The
+state, the log and the checkpoint make no cycles, and what a failed call leaves behind is young when it is found.
+"""
+
+from __future__ import annotations
+
+import gc
+from typing import Final
+
+YOUNG: Final = 5_000  # net allocations between two passes over them, and
+MIDDLE: Final = 5  # so many of those between two over all that survived the first: 2 to 3 ms
+_NEVER: Final = 1 << 30
+
+
+def leave_the_old() -> None:
+    """From now on only what is young is looked at; what there is already, never again."""
+    gc.freeze()
+    gc.set_threshold(YOUNG, MIDDLE, _NEVER)
