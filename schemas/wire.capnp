@@ -125,7 +125,7 @@ struct Welcome {
   limits @4 :Limits;
   kinds @5 :List(Kind);
   pipes @6 :List(PipeInfo);  # a pipe names itself; a sidecar those it has heard
-  hop @7 :Data;              # the answering process's own incarnation, 16 bytes
+  hop @7 :Data;              # 16 bytes: another value, and whoever answers knows nothing of you (a pipe: its incarnation)
   enum Role { pipe @0; sidecar @1; admin @2; }
 }
 

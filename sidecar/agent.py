@@ -31,7 +31,7 @@ class Agent:
     def __init__(self, setup: AgentSetup, now_ms: int) -> None:
         self.setup = setup
         self.counts: Counter[str] = Counter()
-        self.clients = Clients()
+        self.clients = Clients(setup.incarnation)
         self.links = [Link(number, now_ms) for number in range(setup.links)]
         self._writing = Writing(setup.incarnation)
         self._letters = Letters(setup.incarnation)

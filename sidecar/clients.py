@@ -13,11 +13,13 @@ from sidecar.values import RunKey
 
 @dataclass(slots=True)
 class Client:
-    """One incarnation; `concurrency` above 0: an attached service, `running` are the runs it was handed."""
+    """One incarnation; `concurrency` above 0: an attached service, `running` are the runs it was handed. `hop` is what
+    welcomes to it say: another one after it was given up, so that it says again what it serves."""
 
     incarnation: bytes
     identity: bytes
     heard_ms: int
+    hop: bytes
     principal: int = 0
     name: str = ""
     greeted: bool = False
@@ -32,17 +34,27 @@ class Client:
         return max(0, self.concurrency - len(self.running))
 
 
+@dataclass(frozen=True, slots=True)
+class Left:
+    """Who is gone: where it spoke last, and what its next welcome will say."""
+
+    identity: bytes
+    hop: bytes
+
+
 class Clients:
     """The clients heard, by incarnation; at most `limits.CLIENTS_MAX`."""
 
-    __slots__ = ("_by_identity", "_by_incarnation", "_left", "_servers", "back")
+    __slots__ = ("_by_identity", "_by_incarnation", "_hop", "_left", "_servers", "_taken_in", "back")
 
-    def __init__(self) -> None:
+    def __init__(self, hop: bytes) -> None:
+        self._hop = hop
+        self._taken_in = 0
         self._by_incarnation: dict[bytes, Client] = {}
         self._by_identity: dict[bytes, set[bytes]] = {}
         self._servers: dict[int, dict[bytes, Client]] = {}
         self.back: list[bytes] = []  # told gone, and heard again: the pipes have to hear it before what they say
-        self._left: dict[bytes, None] = {}  # who is gone: a heartbeat that was on its way revives nobody
+        self._left: dict[bytes, Left] = {}  # who is gone: a heartbeat that was on its way revives nobody
 
     def __len__(self) -> int:
         return len(self._by_incarnation)
@@ -52,6 +64,10 @@ class Clients:
 
     def all(self) -> list[Client]:
         return list(self._by_incarnation.values())
+
+    def left(self, incarnation: bytes) -> Left | None:
+        """Of one that is gone, if that is not too long ago."""
+        return self._left.get(incarnation)
 
     def at(self, identity: bytes) -> list[Client]:
         """The clients of one connection."""
@@ -69,10 +85,11 @@ class Clients:
                 return None
             if len(self._by_incarnation) >= limits.CLIENTS_MAX or not self._has_room(identity):
                 return None
-            if incarnation in self._left:
-                del self._left[incarnation]
+            left = self._left.pop(incarnation, None)
+            if left is not None:
                 self.back.append(incarnation)
-            client = self._by_incarnation[incarnation] = Client(incarnation, identity, now_ms, principal)
+            hop = left.hop if left is not None else self._next_hop()
+            client = self._by_incarnation[incarnation] = Client(incarnation, identity, now_ms, hop, principal)
             self._by_identity.setdefault(identity, set()).add(incarnation)
         elif client.identity != identity and not beats:
             if not self._has_room(identity):
@@ -111,7 +128,7 @@ class Clients:
         self.serve(client, frozenset(), 0)
         self._leave(client)
         self._by_incarnation.pop(client.incarnation, None)
-        self._left[client.incarnation] = None
+        self._left[client.incarnation] = Left(client.identity, self._next_hop())
         if len(self._left) > limits.CLIENTS_MAX:
             del self._left[next(iter(self._left))]
 
@@ -123,6 +140,10 @@ class Clients:
     def silent(self, since_ms: int) -> list[Client]:
         """Those not heard after `since_ms`."""
         return [client for client in self._by_incarnation.values() if client.heard_ms <= since_ms]
+
+    def _next_hop(self) -> bytes:
+        self._taken_in += 1
+        return self._hop[:8] + self._taken_in.to_bytes(8, "big")
 
     def _has_room(self, identity: bytes) -> bool:
         """One connection cannot use up the room for all."""

@@ -41,7 +41,7 @@ class ServiceSide:
         self._handing = handing
         self._letters = letters
         self._counts = counts
-        self._welcomes = Welcomes(setup.incarnation, links, now_ms)
+        self._welcomes = Welcomes(links, now_ms)
 
     def received(self, identity: bytes, payload: bytes, now_ms: int, principal: int) -> None:
         """One message of one connection: an envelope of packed messages."""
@@ -87,7 +87,7 @@ class ServiceSide:
         if self._welcomes.changed(self._links, now_ms):
             for client in self._clients.all():
                 if client.greeted:
-                    self._letters.send(client, self._welcome(now_ms))
+                    self._letters.send(client, self._welcome(client.hop, now_ms))
 
     # ---- one message
 
@@ -99,7 +99,11 @@ class ServiceSide:
         client = self._clients.heard(message.incarnation, identity, principal, now_ms, beats=beats)
         if client is None:
             self._counts["service_late_beat" if beats else "service_too_many"] += 1
-            if not beats:
+            left = self._clients.left(message.incarnation)
+            if beats and left is not None:  # if it stood still and lives, it announces itself anew
+                welcome = self._welcome(left.hop, now_ms)
+                self._letters.to(left.identity, wire.encode(welcome, incarnation=message.incarnation))
+            elif not beats:
                 self._refuse(identity, message.incarnation, Code.BUSY, "too many clients here", message.type)
         elif message.type == MessageType.GOODBYE:
             self.gone(client, died=False, now_ms=now_ms)
@@ -113,7 +117,7 @@ class ServiceSide:
             if not client.greeted:
                 # Its connection came back by itself: it learns that this is another sidecar process.
                 client.greeted = True
-                self._letters.send(client, self._welcome(now_ms))
+                self._letters.send(client, self._welcome(client.hop, now_ms))
 
     def _batch(self, client: Client, message: Message) -> None:
         link = link_to(self._links, message.pipe)
@@ -162,7 +166,7 @@ class ServiceSide:
         client.greeted = True
         if hello.version_low <= PROTOCOL <= hello.version_high:
             client.name = hello.name
-            self._letters.send(client, self._welcome(now_ms))
+            self._letters.send(client, self._welcome(client.hop, now_ms))
         else:
             self._counts["service_version"] += 1
             why = f"this sidecar speaks version {PROTOCOL} of the protocol"
@@ -190,8 +194,8 @@ class ServiceSide:
     def _stopping(self, client: Client) -> None:
         self._error(client, MessageType.SERVE, Code.SHUTTING_DOWN, "the sidecar is stopping")
 
-    def _welcome(self, now_ms: int) -> Welcome:
-        return self._welcomes.now(self._links, now_ms)
+    def _welcome(self, hop: bytes, now_ms: int) -> Welcome:
+        return self._welcomes.now(hop, self._links, now_ms)
 
     def _error(self, client: Client, type: int, code: Code, why: str, pipe: int = 0) -> None:
         retry_ms = limits.HELLO_MS if code in (Code.BUSY, Code.NO_PIPE) else 0

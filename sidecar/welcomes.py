@@ -25,14 +25,13 @@ OWN_LIMITS = Limits(
 class Welcomes:
     """Makes welcomes and knows when the last one no longer holds."""
 
-    __slots__ = ("_hop", "_said")
+    __slots__ = ("_said",)
 
-    def __init__(self, hop: bytes, links: Sequence[Link], now_ms: int) -> None:
-        self._hop = hop
+    def __init__(self, links: Sequence[Link], now_ms: int) -> None:
         self._said = _facts(links, now_ms)
 
-    def now(self, links: Sequence[Link], now_ms: int) -> Welcome:
-        """The welcome as things stand."""
+    def now(self, hop: bytes, links: Sequence[Link], now_ms: int) -> Welcome:
+        """The welcome as things stand, to a client that knows us by this `hop`."""
         heard = [link for link in links if link.pipe]
         told = [link.limits for link in heard if link.limits is not None]
         return Welcome(
@@ -43,7 +42,7 @@ class Welcomes:
             limits=Limits(*map(min, OWN_LIMITS, *told)) if told else OWN_LIMITS,
             kinds=_kinds(heard),
             pipes=tuple(link.info(now_ms) for link in _newest(heard)),
-            hop=self._hop,
+            hop=hop,
         )
 
     def changed(self, links: Sequence[Link], now_ms: int) -> bool:

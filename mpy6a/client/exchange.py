@@ -10,7 +10,8 @@ What it promises (semantics.md, "One writer"):
 - One group of a session is in flight; a batch is resent byte for byte, so its groups are never split or
   grown.
 - A New has a request number, rising; every batch names the lowest that is not answered (all below are).
-- `firstSentMs` of a batch is the log time heard when it was packed; a resend does not renew it.
+- `firstSentMs` of a batch is the log time heard when it was packed, or the earlier one at which a writer in it
+  last heard of its session; a resend does not renew it.
 - After a refusal, operations of that session that were already submitted are not applied: those in the
   group by the pipe, those still waiting here. Later ones are sent, unless the verdict is final.
 """
@@ -73,8 +74,9 @@ class Exchange(Generic[T]):
     # ------------------------------------------------------------------ what the caller does
 
     def open(self, session: SessionId, epoch: int = 1) -> Writer[T]:
-        """The writer of (session, epoch): after a New, or for a pushed epoch. One per epoch and exchange."""
-        return Writer(self.pipe, session.term, session.index, epoch)
+        """The writer of (session, epoch): as soon as a New is answered, or an epoch pushed. One per epoch and
+        exchange."""
+        return Writer(self.pipe, session.term, session.index, epoch, self.log_ms)
 
     def submit_new(self, kind: int, record: bytes | None, token: T, now_ms: int, *, extra: Extra | None = None) -> None:
         """Queues a New. Raises TooLarge, Busy. Completes with the session's id."""
@@ -313,7 +315,9 @@ class Exchange(Generic[T]):
         if ack.results:
             self._refused(batch, ack.results, done)
         ready = self._outbox.ready
+        log_ms = ack.log_ms
         for writer in batch.writers:
+            writer.heard_ms = log_ms
             writer.in_flight = False
             if writer.waiting:
                 ready.append(writer)

@@ -58,8 +58,10 @@ class Outbox(Generic[T]):
 
     def pack(self, log_ms: int) -> InFlight[T]:
         """One batch of what waits: groups of the ready writers, then endings, then News. At least one
-        operation."""
+        operation. It is first sent at log time `log_ms`, or, where a writer heard of its session last before that,
+        then: somebody else may have finished it since, and no trace tells of that for longer than a day."""
         batch: InFlight[T] = InFlight(self._batch_number)
+        batch.first_sent_ms = log_ms
         self._batch_number += 1
         ops: list[Fields] = []
         extras: list[Extra] = []
@@ -68,9 +70,9 @@ class Outbox(Generic[T]):
             room = self._endings(batch, ops, room)
         batch.news_from = len(ops)
         mark = self._mark()
-        if self.news and room >= 0:
+        if self.news and room >= 0 and log_ms - batch.first_sent_ms <= limits.LOG_TIME_FRESH_MS:
             self._news(batch, ops, extras, room)
-        body = wire.encode_batch_body(batch.number, mark, log_ms, cast("list[Op]", ops), extras)
+        body = wire.encode_batch_body(batch.number, mark, batch.first_sent_ms, cast("list[Op]", ops), extras)
         batch.message = wire.pack(MessageType.BATCH, body, incarnation=self._incarnation, pipe=self.pipe)
         return batch
 
@@ -81,6 +83,7 @@ class Outbox(Generic[T]):
         add_writer, add_count = batch.writers.append, batch.counts.append
         packed = 0
         record_bytes = 0
+        first_sent_ms = batch.first_sent_ms
         sessions: set[tuple[int, int]] = set()
         while ready and room >= 0:
             writer = ready[0]
@@ -90,6 +93,8 @@ class Outbox(Generic[T]):
                 room = -1
                 break
             sessions.add((term, index))
+            if writer.heard_ms < first_sent_ms:
+                first_sent_ms = writer.heard_ms
             for verb, argument, record, token, called_ms in waiting:
                 size = 0 if record is None else len(record)
                 room -= _OP_BYTES + size
@@ -112,6 +117,7 @@ class Outbox(Generic[T]):
                 add_count(count)
                 del waiting[:count]
         batch.record_bytes += record_bytes
+        batch.first_sent_ms = first_sent_ms
         return room
 
     def _endings(self, batch: InFlight[T], ops: list[Fields], room: int) -> int:

@@ -32,7 +32,8 @@ class Writer(Generic[T]):
     """One writer. Only the exchange that opened it changes it; drivers read `decision`, `final` and
     `refusal`.
 
-    `seq` is the last given; `in_flight` says that its one group is sent and not answered; `final` is the
+    `heard_ms` is the log time of the last answer that said how the session stands: nobody else can have finished it
+    before. `seq` is the last given; `in_flight` says that its one group is sent and not answered; `final` is the
     verdict after which nothing can be applied any more; `refusal` is the (token, error) of the last refused
     operation until the driver has told somebody (it sets it to None).
     """
@@ -41,6 +42,7 @@ class Writer(Generic[T]):
         "decision",
         "epoch",
         "final",
+        "heard_ms",
         "in_flight",
         "index",
         "pipe",
@@ -50,11 +52,12 @@ class Writer(Generic[T]):
         "waiting",
     )
 
-    def __init__(self, pipe: int, term: int, index: int, epoch: int) -> None:
+    def __init__(self, pipe: int, term: int, index: int, epoch: int, heard_ms: int = 0) -> None:
         self.pipe = pipe
         self.term = term
         self.index = index
         self.epoch = epoch
+        self.heard_ms = heard_ms
         self.seq = 0
         self.in_flight = False
         self.waiting: list[Waiting[T]] = []
@@ -122,6 +125,7 @@ class InFlight(Generic[T]):
         "called",
         "counts",
         "first_request",
+        "first_sent_ms",
         "message",
         "news_from",
         "number",
@@ -144,6 +148,7 @@ class InFlight(Generic[T]):
         self.subjects: list[str] = []  # of the endings, for their errors
         self.news_from = 0
         self.first_request = 0  # of its News; 0: none
+        self.first_sent_ms = 0
         self.record_bytes = 0
         self.resend_at_ms = 0
         self.wait_ms = 0

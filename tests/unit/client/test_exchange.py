@@ -171,6 +171,39 @@ def test_first_sending_is_the_log_time_heard_then() -> None:
     assert talk.pipe.batches[-1][1].first_sent_ms == heard + 5_001  # the ack's own frame moved it by one
 
 
+def test_a_writer_that_heard_long_ago_names_that_time() -> None:
+    """Somebody else may have finished its session since, more than a day ago, and the trace of that be gone: the pipe
+    must not take a group of such a writer for one sent just now, and answer OK for what was never applied. Found by the
+    simulator. A New keeps the time of its own sending, and goes by itself."""
+    talk = Talk()
+    writer = talk.open("opened")
+    talk.call(writer, Verb.APPEND, "before", b"x")
+    talk.turn()
+    heard = talk.exchange.log_ms
+    talk.pipe.log_ms += limits.FINISHED_TRACE_MS
+    talk.pass_ms(1)
+    talk.call(writer, Verb.DELETE, "after the night")
+    talk.exchange.submit_new(1, None, "new", talk.now_ms)
+    talk.turn()
+    (_, late), (_, fresh) = talk.pipe.batches[-2:]
+    assert (late.first_sent_ms, [op.verb for op in late.ops]) == (heard, [Verb.DELETE])
+    assert (fresh.first_sent_ms, [op.verb for op in fresh.ops]) == (heard + limits.FINISHED_TRACE_MS, [Verb.NEW])
+
+
+def test_a_writer_that_heard_just_now_shares_its_batch_with_news() -> None:
+    """The earliest time at which one of them heard counts for all."""
+    talk = Talk()
+    writer = talk.open("opened")
+    heard = talk.exchange.log_ms
+    talk.pipe.log_ms += limits.LOG_TIME_FRESH_MS
+    talk.pass_ms(1)
+    talk.call(writer, Verb.APPEND, "soon after", b"x")
+    talk.exchange.submit_new(1, None, "new", talk.now_ms)
+    talk.turn()
+    _, last = talk.pipe.batches[-1]
+    assert (last.first_sent_ms, len(last.ops)) == (heard, 2)
+
+
 def test_an_old_log_time_is_heard_anew_before_it_is_named() -> None:
     """A client that slept does not name a first sending of long ago: nothing is packed until it has asked."""
     talk = Talk()
