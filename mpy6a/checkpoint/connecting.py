@@ -85,6 +85,11 @@ def check(connection: apsw.Connection, path: str) -> None:
         )
 
 
+def make_private(path: str) -> None:
+    """Make a new, empty file that only its owner may read; what SQLite puts beside it gets the same mode."""
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+
+
 @cache
 def checking_vfs() -> str:
     """Registers SQLite's checksumming file layer, once a process; its name."""
@@ -100,8 +105,8 @@ def _make(path: str, vfs: str) -> None:
     for left in _LEFT_BY_SQLITE:
         if os.path.exists(unfinished + left):
             os.remove(unfinished + left)
-    flags = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
-    connection = apsw.Connection(unfinished, vfs=vfs, flags=flags)
+    make_private(unfinished)
+    connection = apsw.Connection(unfinished, vfs=vfs, flags=apsw.SQLITE_OPEN_READWRITE)
     try:
         create(connection)
     except apsw.Error as error:

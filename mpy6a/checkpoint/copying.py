@@ -8,7 +8,7 @@ from typing import Final, Self
 
 import apsw
 
-from mpy6a.checkpoint.connecting import checking_vfs, reserve_checksums
+from mpy6a.checkpoint.connecting import checking_vfs, make_private, reserve_checksums
 from mpy6a.checkpoint.damage import errno_of, meaning
 from mpy6a.checkpoint.file import CheckpointFile
 from mpy6a.checkpoint.header import CheckpointHeader
@@ -48,8 +48,8 @@ class Snapshot:
         """
         target: apsw.Connection | None = None
         try:
-            flags = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
-            target = apsw.Connection(path, vfs=checking_vfs(), flags=flags)
+            make_private(path)
+            target = apsw.Connection(path, vfs=checking_vfs(), flags=apsw.SQLITE_OPEN_READWRITE)
             # Pages that stand in the journal have no checksum yet. They get one when they are written, which the file
             # layer does only once it has seen a first page that asks for it.
             reserve_checksums(target)

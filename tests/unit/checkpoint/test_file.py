@@ -304,6 +304,14 @@ def test_a_file_that_is_there_is_whole(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == [FILE_NAME]
 
 
+def test_the_file_and_its_journal_are_their_owners(tmp_path: Path) -> None:
+    """Records are nobody else's to read, as those in the log."""
+    with closing(CheckpointFile.open(str(tmp_path), write=True)) as file:
+        fill(file, some_rows())
+        modes = {entry.name: entry.stat().st_mode & 0o777 for entry in os.scandir(tmp_path)}
+        assert modes == {FILE_NAME: 0o600, f"{FILE_NAME}-wal": 0o600, f"{FILE_NAME}-shm": 0o600}
+
+
 def test_a_commit_is_in_the_file_once_it_is_settled(tmp_path: Path) -> None:
     """And in SQLite's journal until then: a reader sees it at once in either place."""
     with closing(CheckpointFile.open(str(tmp_path), write=True)) as file, closing(
