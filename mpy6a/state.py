@@ -8,13 +8,13 @@ and the simulator come to the same state, byte for byte. Source: semantics "The 
 from __future__ import annotations
 
 import struct
-from bisect import bisect_left
 from collections.abc import Sequence
 from typing import Any, Final
 
 from mpy6a.entries import Admin, decode_admin, decode_opening, decode_policy, decode_proposals
 from mpy6a.errors import Code
 from mpy6a.framing import FLAG_REENCODED, Frame, FrameType
+from mpy6a.given import GivenIds
 from mpy6a.limits import FINISHED_TRACE_MS, OUTCOME_KEPT_MS
 from mpy6a.model import (
     BY_POLICY,
@@ -78,7 +78,7 @@ class State:
         self.log_ms = 0  # of the last frame applied
         self.paused_kinds: dict[int, tuple[int, str, str]] = {}  # kind -> until (0: no end), who, why
         self.clock_accepted_ms = 0  # wall time an operator accepted at last
-        self._terms: list[tuple[int, int]] = []  # (term, its first index)
+        self._given = GivenIds()
 
     @property
     def term(self) -> int:
@@ -117,7 +117,7 @@ class State:
             case FrameType.OPENING:
                 opening = decode_opening(frame.batch)
                 self.sessions.term = opening.term
-                self._terms.append((opening.term, frame.first_index))
+                self._given.open(opening.term, frame.first_index)
             case _:
                 raise AssertionError(f"frame type {frame.type} is none of this release")
         self.next_index = frame.first_index + frame.count
@@ -262,7 +262,7 @@ class State:
 
     def _judge_gone(self, log_ms: int, batch: RowBatch, position: int, term: int, index: int) -> _Decided:
         epoch, _, count = batch.groups[(term, index)]
-        beyond = self._beyond(term, index)
+        beyond = self._given.judge(term, index, self.next_index)
         if beyond:
             return _Decided([beyond] * count)
         finished = self.sessions.finished_epoch(term, index, log_ms)
@@ -275,18 +275,6 @@ class State:
             return _Decided([FENCED] * count)
         until = batch.deletes().get((term, index), 0)
         return _Decided([OK] * until + [GONE_CODE] * (count - until))
-
-    def _beyond(self, term: int, index: int) -> int:
-        """LOG_BEHIND or LOST for an id that this log never gave; 0 for one that it may have."""
-        terms = self._terms
-        if term > self.term:
-            return Code.LOG_BEHIND
-        place = bisect_left(terms, (term, 0))
-        if place == len(terms) or terms[place][0] != term or index < terms[place][1]:
-            return Code.LOST
-        if term == self.term:
-            return Code.LOG_BEHIND if index >= self.next_index else OK
-        return OK if index < terms[place + 1][1] else Code.LOST  # a closed term will never reach further
 
     def _epoch_now(self, term: int, index: int) -> int:
         session = self.session(term, index)
@@ -350,7 +338,7 @@ class State:
         index, epoch, _, term, verb, argument, offset, length = row
         session = self.session(term, index)
         if session is None:
-            return self._beyond(term, index) or Code.ENDED
+            return self._given.judge(term, index, self.next_index) or Code.ENDED
         if epoch > session.epoch:
             return Code.LOG_BEHIND
         if epoch < session.epoch or session.state != REPEATING:
@@ -475,7 +463,7 @@ class State:
 
     def terms(self) -> list[tuple[int, int]]:
         """(term, its first index) of each opening, ascending."""
-        return list(self._terms)
+        return list(self._given.terms)
 
     def restore(
         self,
@@ -490,7 +478,7 @@ class State:
         assert self.next_index == 1, "only a new state is restored"
         self.next_index = next_index
         self.log_ms = log_ms
-        self._terms = list(terms)
+        self._given = GivenIds(terms)
         self.paused_kinds = paused_kinds
         self.clock_accepted_ms = clock_accepted_ms
 
@@ -501,7 +489,7 @@ class State:
         return {
             "term": self.term,
             "next_index": self.next_index,
-            "terms": list(self._terms),
+            "terms": list(self._given.terms),
             "outcomes": self.requests.dump(),
             "paused_kinds": dict(sorted(self.paused_kinds.items())),
             **self.sessions.dump(self.log_ms),

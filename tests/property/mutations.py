@@ -7,6 +7,7 @@ from typing import Final
 from .planted import Mutation
 
 STATE: Final = "mpy6a.state"
+GIVEN: Final = "mpy6a.given"
 SESSIONS: Final = "mpy6a.sessions"
 SESSION: Final = "mpy6a.session"
 REQUESTS: Final = "mpy6a.requests"
@@ -41,7 +42,7 @@ MUTATIONS: Final = (
     Mutation("the second epoch leaves no trace", SESSIONS, "if session.epoch > 1:", "if session.epoch > 2:"),
     Mutation("a trace is kept for ever", SESSIONS, "FINISHED_TRACE_MS <= log_ms:", "FINISHED_TRACE_MS <= 0:"),
     Mutation("an old batch is told OK", STATE, "first_sent_ms >= FINISHED_TRACE_MS", "first_sent_ms < 0"),
-    Mutation("a lost id is taken for gone", STATE, "or index < terms[place][1]:", "or index < 0:"),
+    Mutation("a lost id is taken for gone", GIVEN, "or index < terms[place][1]:", "or index < 0:"),
     # New.
     Mutation("a New below the mark is made again", STATE, "if request < client.mark:", "if request < 0:"),
     Mutation("an old New is made", STATE, "first_sent_ms >= OUTCOME_KEPT_MS", "first_sent_ms > OUTCOME_KEPT_MS"),

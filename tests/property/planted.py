@@ -13,7 +13,7 @@ from typing import cast
 from .pair import NewState
 
 # What `apply` is made of, lowest first: each is run anew, so that the higher ones see the changed lower ones.
-MODULES = ("mpy6a.session", "mpy6a.requests", "mpy6a.sessions", "mpy6a.state")
+MODULES = ("mpy6a.session", "mpy6a.requests", "mpy6a.given", "mpy6a.sessions", "mpy6a.state")
 
 
 @dataclass(frozen=True)
