@@ -22,7 +22,7 @@ from mpy6a.sessions import Applied
 from mpy6a.state import State
 from mpy6a.timers import Wheel
 
-WINDOW: Final = 512  # sessions of a kind brought in from the file at a time
+WINDOW: Final = 128  # sessions of a kind brought in from the file at a time: 2 to 3 ms
 _START: Final = (-1, -1)
 
 
@@ -210,7 +210,7 @@ class Due:
         source = sessions.source
         assert source is not None, "a window is over a file"
         while window.next_ms is not None and window.next_ms <= self._log_ms:
-            if heap and heap[0][0] < window.next_ms:
+            if heap and (heap[0][0] < window.next_ms or heap[0][:2] <= window.after):
                 return
             rows = source.due(kind, window.after, self._log_ms, WINDOW)
             for session in rows:

@@ -75,6 +75,21 @@ def test_memory_and_file_are_swept_as_one(most: int) -> None:
     assert len(set(found)) == count + 60
 
 
+def test_many_of_one_moment_come_in_by_one_window() -> None:
+    """Those that were stored in one batch are due at the same millisecond: no turn brings them all in."""
+    world = Filed()
+    world.store(5 * WINDOW, [1_000] * (5 * WINDOW))
+    world.checkpoint()
+    world.now_ms += 2_000
+    world.pipe.due.expired(world.log_ms, 1 << 30)
+    first = world.pipe.due.take(1, 10)
+    assert len(first) == 10
+    assert len(world.state.sessions.in_memory()) == WINDOW
+    rest = world.order(10)
+    assert rest == sorted(rest)
+    assert len(rest) == 5 * WINDOW - 10
+
+
 def test_what_is_not_due_stays_in_the_file() -> None:
     """The sweep wakes for it when it is: its due time is a deadline of the pipe."""
     world = Filed()
