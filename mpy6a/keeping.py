@@ -9,7 +9,6 @@ Never holds up the loop: the writer is another process, and memory is let go in 
 from __future__ import annotations
 
 import logging
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -84,8 +83,8 @@ class KeptLog(Protocol):
         """Make everything durable that was appended."""
         ...
 
-    def trim(self, index: int) -> None:
-        """Nothing below `index` is needed any more."""
+    def trim(self, index: int, keep_bytes: int = 0) -> None:
+        """Nothing below `index` is needed any more; so many bytes of it stay all the same."""
         ...
 
 
@@ -117,7 +116,8 @@ class Keeper:
         last checkpoint, `checkpoint_bytes` those after which the next one begins, `keep_bytes` those of log that stay
         below it, for whoever wants to read them."""
         self._keep_bytes = keep_bytes
-        self._trims: deque[tuple[int, int]] = deque()  # (stats.bytes, index) of checkpoints below which log is kept
+        self._trim_index = 0  # below it the log is in the file
+        self._trimmed = (0, 0)  # of the last trim: this index, and the bytes kept below it
         self._checkpoint_bytes = checkpoint_bytes
         self.kept = Kept()
         self._pipe = pipe
@@ -147,7 +147,7 @@ class Keeper:
             sessions.filed_below = done.position
             self._pipe.due.settle_memory(done.index)
             if done.settled:  # else a flipped bit in the journal would leave neither: the next one gives it back
-                self._trims.append((self._asked, done.index))
+                self._trim_index = done.index
                 self._trim()
             if not self._writer.busy:
                 self._logged = self._asked
@@ -156,19 +156,17 @@ class Keeper:
 
     def _trim(self) -> None:
         """Give back the log that nobody needs and nobody wants; when the disk is low, also what somebody wants."""
-        trims, index = self._trims, 0
-        keep_bytes = 0 if self._pipe.disk_level else self._keep_bytes
-        while trims and trims[0][0] <= self._log.stats.bytes - keep_bytes:
-            index = trims.popleft()[1]
-        if index:
-            self._log.trim(index)
+        trimmed = self._trim_index, 0 if self._pipe.disk_level else self._keep_bytes
+        if trimmed != self._trimmed:
+            self._trimmed = trimmed
+            self._log.trim(*trimmed)
 
     def turn(self, now_ms: int) -> None:
         """Let go of some memory; ask for the next checkpoint when there is enough to write."""
         due, log, writer = self._pipe.due, self._log, self._writer
         if due.is_settling:
             due.settle_some(limits.SETTLE_SESSIONS)
-        if self._trims and self._pipe.disk_level:
+        if self._pipe.disk_level and self._trim_index:
             self._trim()
         backlog = log.stats.bytes - self._logged
         self._pipe.behind = backlog > max(limits.CHECKPOINT_BACKLOG_BYTES, 5 * self._checkpoint_bytes)

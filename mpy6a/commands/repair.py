@@ -131,8 +131,13 @@ def _checkpoint(files: Files, directory: str) -> CheckpointFound | None:
     if header is None:
         return None  # made, and nothing written yet
     identity = read_identity(files, directory)
-    if identity is not None and (header.pipe, header.log) != (identity.pipe, identity.log):
-        return CheckpointFound(path, problems=(f"{path} is that of pipe {header.pipe}, log {header.log.hex()}",))
+    if identity is not None and header.log == identity.log and header.pipe != identity.pipe:
+        raise DamagedLog(
+            f"{identity_path(directory)} names pipe {identity.pipe}, the checkpoint of the same log pipe {header.pipe}:"
+            " it is damaged; write that number there, or restore it from a backup"
+        )
+    if identity is not None and header.log != identity.log:
+        return CheckpointFound(path, problems=(f"{path} is that of log {header.log.hex()}",))
     return CheckpointFound(
         path, header.next_index, header.segment, header.offset, header.term, header.level, header.log_ms
     )

@@ -11,6 +11,7 @@ from mpy6a.framing import FRAME_TYPES, Frame, FrameType, SegmentHeader
 from mpy6a.log import Progress
 from mpy6a.log.directory import damaged, segment_path
 from mpy6a.log.reading import SegmentReader
+from mpy6a.state import LEVEL
 
 _PROGRESS_BYTES: Final = 1 << 20  # a report at most this often
 
@@ -33,7 +34,7 @@ def replay_segments(
             reported = 0
             for frame in reader.frames():
                 if frame.type != FrameType.MARK:
-                    _check_type(path, frame)
+                    _check_known(path, frame)
                     yield frame
                 if progress is not None and reader.offset - reported > _PROGRESS_BYTES:
                     reported = reader.offset
@@ -56,9 +57,15 @@ def check_joins(path: str, reader: SegmentReader, after: SegmentHeader) -> None:
         raise damaged(path, reader.offset, reader.next_index, what)
 
 
-def _check_type(path: str, frame: Frame) -> None:
+def _check_known(path: str, frame: Frame) -> None:
+    """Refuse a frame whose meaning this release does not know: of another type, or of a higher apply level."""
     if frame.type not in FRAME_TYPES:
         raise FormatVersion(
             f"{path} holds a frame of type {frame.type} (index {frame.first_index}), which this release does not "
             "know: use the release that wrote it"
+        )
+    if frame.level > LEVEL:
+        raise FormatVersion(
+            f"{path} holds a frame of apply level {frame.level} (index {frame.first_index}), known is {LEVEL}:"
+            " use a release that knows it"
         )

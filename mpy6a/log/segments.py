@@ -243,21 +243,22 @@ class SegmentLog:
         self._marked = True
         self.stats.marks += 1
 
-    def trim(self, index: int) -> None:
+    def trim(self, index: int, keep_bytes: int = 0) -> None:
         """As the contract says, beside the caller: segments count until the disk has let them go, which `prepare`, the
         next `trim` or `close` takes note of. While a backup is taken nothing goes, and the next call makes up for it.
+        Of what goes below `index`, the newest `keep_bytes` stay, in whole segments.
         """
         self._check_ready()
         self._take_freed()
         if self._freeing is not None:
             return
-        numbers = [
-            header.number
-            for header, following in itertools.pairwise(self._headers)
-            if following.first_index <= index
-        ]
-        if not numbers:
+        below = [header for header, after in itertools.pairwise(self._headers) if after.first_index <= index]
+        kept = 0
+        while below and kept < keep_bytes:
+            kept += below.pop().segment_bytes
+        if not below:
             return
+        numbers = [header.number for header in below]
         try:
             plan = self._spares.plan(numbers)
         except OSError as error:

@@ -260,6 +260,23 @@ class _Surveyor:
                     raise
                 path = segment_path(self._directory, number)
                 found.damage.append(damaged(path, 0, None, "its header cannot be read from the disk"))
+        if not found.headers:
+            self._check_identity()
+
+    def _check_identity(self) -> None:
+        """Where no segment is of the log that pipe.json names, and all that can be read agree on another, the damage is
+        in pipe.json: giving up the log for it would lose everything. Raises DamagedLog."""
+        logs: set[bytes] = set()
+        for number in self._found.numbers:
+            try:
+                logs.add(read_segment_header(self._files, self._directory, None, number).log)
+            except (DamagedAt, OSError):
+                continue  # it is told already
+        if len(logs) == 1:
+            raise DamagedLog(
+                f"{identity_path(self._directory)} names log {self._found.identity.log.hex()}, all segments are of log"
+                f" {logs.pop().hex()}: it is damaged, not they; write that there, or restore it from a backup"
+            )
 
     def _walk_all(self) -> None:
         """How far the chain of each segment holds, and where one does not reach the next."""

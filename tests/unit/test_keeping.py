@@ -46,7 +46,7 @@ class Logged:
     def sync(self) -> None:
         raise AssertionError("everything is durable")
 
-    def trim(self, index: int) -> None:
+    def trim(self, index: int, keep_bytes: int = 0) -> None:
         raise AssertionError("nothing was committed")
 
 

@@ -241,6 +241,17 @@ def test_a_frame_type_of_a_newer_release_is_refused_by_name(files: FakeFiles) ->
         list(open_log(files).replay())
 
 
+def test_a_frame_of_a_higher_apply_level_is_refused_by_name(files: FakeFiles) -> None:
+    """It means something that this release does not know, though it knows its type."""
+    log = fake_log(files)
+    newer = frame(1)
+    newer.level = 2
+    log.append([newer])
+    log.close()
+    with pytest.raises(FormatVersion, match=r"apply level 2 \(index 1\), known is 1"):
+        list(open_log(files).replay())
+
+
 def test_the_identity_is_written_whole_or_not_at_all(files: FakeFiles) -> None:
     """A creation that was cut off is begun again; the log of it is a new one."""
     for operation in ("write", "sync", "sync_dir", "rename"):

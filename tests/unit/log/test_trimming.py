@@ -9,7 +9,7 @@ import pytest
 from mpy6a.errors import DiskFailed
 from mpy6a.log.directory import backup_lock_path, list_log
 from tests.fakes.files import FakeAside, FakeFiles
-from tests.unit.log.frames import DIRECTORY, fake_log, fill, open_log
+from tests.unit.log.frames import DIRECTORY, SEGMENT_BYTES, fake_log, fill, open_log
 
 
 class Later:
@@ -141,3 +141,25 @@ def test_a_backup_that_begins_meanwhile_keeps_the_rest(files: SlowFiles) -> None
     log.trim(log.next_index)
     files.asides[1].go()
     assert len(segments(files)) == 1
+
+
+def test_what_is_to_be_kept_stays_however_often_the_log_was_opened(files: SlowFiles) -> None:
+    """`log.keep` counts what is on the disk, not what this process has written."""
+    log = fake_log(files)
+    for _ in range(4):
+        fill(log, [bytes(7000)] * 2)
+        log.close()
+        files.kill()
+        log = open_log(files)
+        for _ in log.replay():
+            pass
+        log.trim(log.next_index, keep_bytes=2 * SEGMENT_BYTES)
+        log.wait_trimmed()
+    whole = segments(files)
+    assert len(whole) == 3, "two that are kept, and the one that is written"
+    log.trim(log.next_index, keep_bytes=SEGMENT_BYTES + 1)
+    log.wait_trimmed()
+    assert segments(files) == whole, "one byte more than a segment is two"
+    log.trim(log.next_index)
+    log.wait_trimmed()
+    assert segments(files) == whole[-1:]

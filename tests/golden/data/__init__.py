@@ -1,0 +1,1 @@
+"""Data directories of pipes, frozen as each release wrote them."""
