@@ -1,7 +1,8 @@
 """Python's search for cyclic garbage, for processes that keep many objects for long.
 
 A full pass visits every session in memory: 40 to 100 ms at 150,000 of them, in the middle of a turn of the loop. The
-state, the log and the checkpoint make no cycles, and what a failed call leaves behind is young when it is found.
+state, the log and what is in them make no cycles (tests/sim/test_garbage.py), and what a failed call leaves behind is
+young when it is found. Whoever lets go of a larger thing that does refer to itself calls `gc.collect`.
 """
 
 from __future__ import annotations

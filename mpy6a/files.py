@@ -229,8 +229,12 @@ class OsAside:
     def __init__(self, work: Callable[[], None]) -> None:
         self._work = work
         self._failure: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, name="aside")
-        self._thread.start()
+        self._thread: threading.Thread | None = threading.Thread(target=self._run, name="aside")
+        try:
+            self._thread.start()
+        except RuntimeError:  # no more threads for this user: the caller waits for the disk itself
+            self._thread = None
+            self._run()
 
     def _run(self) -> None:
         try:
@@ -240,10 +244,11 @@ class OsAside:
 
     @property
     def done(self) -> bool:
-        return not self._thread.is_alive()
+        return self._thread is None or not self._thread.is_alive()
 
     def result(self) -> None:
-        self._thread.join()
+        if self._thread is not None:
+            self._thread.join()
         if self._failure is not None:
             raise self._failure
 

@@ -83,8 +83,8 @@ class KeptLog(Protocol):
         """Make everything durable that was appended."""
         ...
 
-    def trim(self, index: int, keep_bytes: int = 0) -> None:
-        """Nothing below `index` is needed any more; so many bytes of it stay all the same."""
+    def trim(self, index: int, keep_bytes: int = 0) -> bool:
+        """Nothing below `index` is needed any more; so many bytes of it are to stay. False: not now, ask again."""
         ...
 
 
@@ -157,9 +157,8 @@ class Keeper:
     def _trim(self) -> None:
         """Give back the log that nobody needs and nobody wants; when the disk is low, also what somebody wants."""
         trimmed = self._trim_index, 0 if self._pipe.disk_level else self._keep_bytes
-        if trimmed != self._trimmed:
+        if trimmed != self._trimmed and self._log.trim(*trimmed):
             self._trimmed = trimmed
-            self._log.trim(*trimmed)
 
     def turn(self, now_ms: int) -> None:
         """Let go of some memory; ask for the next checkpoint when there is enough to write."""
@@ -192,7 +191,10 @@ class Keeper:
         least, rest_ms = self._pace
         if self._writer.busy or self.backlog_bytes < least:
             return None
-        return max(now_ms, self.kept.done_ms + rest_ms)
+        ready_ms = self.kept.done_ms + rest_ms
+        if self._writer.full:
+            ready_ms = max(ready_ms, self._full_since_ms + limits.CHECKPOINT_REST_MS)
+        return max(now_ms, ready_ms)
 
     @property
     def _pace(self) -> tuple[int, int]:

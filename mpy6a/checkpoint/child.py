@@ -13,6 +13,7 @@ the log or the file is damaged or the disk fails. Killing it loses nothing.
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import select
 import signal
@@ -110,6 +111,7 @@ def serve(directory: str) -> None:
                 if checkpoints is not None:
                     checkpoints.close()  # its state is ahead of the file: the next step is to be a smaller one
                     checkpoints = None
+                    gc.collect()  # it refers to itself, and all of it is old
                 _say("full")
     finally:
         if checkpoints is not None:

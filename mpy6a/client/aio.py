@@ -233,16 +233,16 @@ class NewSession:
 
     def __await__(self) -> Generator[Any, None, AsyncSession]:
         try:
-            session: SessionId = yield from self._future.__await__()
+            writer: Writer[Token] = yield from self._future.__await__()
         except asyncio.CancelledError:
             future = self._future
             if future.done() and not future.cancelled() and future.exception() is None and not self._session:
-                self._driver.give_up(future.result())  # answered in the same turn as the cancellation
+                self._driver.give_up(future.result().session)  # answered in the same turn as the cancellation
             raise
         if self._session is None:
             connection = self._driver.connection
             kind = self._kind if isinstance(self._kind, str) else connection.kind_name(self._kind)
-            self._session = AsyncSession(self._driver, connection.open(session), session, kind)
+            self._session = AsyncSession(self._driver, writer, writer.session, kind)
         return self._session
 
     async def __aenter__(self) -> AsyncSession:

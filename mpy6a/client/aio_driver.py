@@ -22,7 +22,7 @@ from mpy6a.errors import Mpy6aError
 from mpy6a.messages import Notice
 from mpy6a.model import Extra, SessionId
 
-Token = asyncio.Future[Any]  # Any: of SessionId for a New, of None for everything else
+Token = asyncio.Future[Any]  # Any: of a Writer for a New, of None for everything else
 
 
 class AsyncDriver:
@@ -53,7 +53,7 @@ class AsyncDriver:
         self._line.listen(self._readable, self._changed)
 
     def new(self, kind: str | int, record: bytes | None, extra: Extra | None) -> Token:
-        """Calls a New; the future has its id."""
+        """Calls a New; the future has the session's writer, made when the answer came: however late somebody asks."""
         if self.ended is not None:
             raise type(self.ended)(*self.ended.args)
         if not self._flush_scheduled:
@@ -198,7 +198,7 @@ class AsyncDriver:
                 if future.done():
                     self.give_up(value)
                 else:
-                    future.set_result(value)
+                    future.set_result(self.connection.open(value))
             elif not future.done():
                 future.set_exception(value)
                 if isinstance(value, (errors.AfterRefusal, errors.OutcomeUnknown)):

@@ -111,10 +111,9 @@ class Pipe:
         """Opens a session of `kind`; durable when it returns. Use it as is or in a `with` block. As AsyncPipe.new."""
         record, extra = encode(first, json), extra_of(key, order_key, schema, trace)
         driver = self._driver if self._driver is not None else self._start()
-        session = driver.new(kind, record, extra)
+        writer = driver.new(kind, record, extra)
         name = kind if isinstance(kind, str) else driver.connection.kind_name(kind)
-        writer = driver.connection.open(session)
-        return Session(WriterCalls(self, driver, writer), session, name, writer.epoch)
+        return Session(WriterCalls(self, driver, writer), writer.session, name, writer.epoch)
 
     def serve(self, *handlers: Callable[..., object], concurrency: int = 32) -> None:
         """Serves the kinds of these handlers in the calling thread until `close` or KeyboardInterrupt; as

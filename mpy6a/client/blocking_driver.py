@@ -56,13 +56,13 @@ class BlockingDriver:
         self._thread = threading.Thread(target=self._run, name="mpy6a-client", daemon=True)
         self._thread.start()
 
-    def new(self, kind: str | int, record: bytes | None, extra: Extra | None) -> SessionId:
-        """Makes a session; its id once it is durable."""
+    def new(self, kind: str | int, record: bytes | None, extra: Extra | None) -> Writer[Waiter]:
+        """Makes a session; its writer once it is durable."""
         waiter = Waiter()
         self._ask(lambda now_ms: self.connection.new(kind, record, extra, waiter, now_ms), waiter)
-        session = waiter.wait(self.timeout_s)
-        assert session is not None
-        return session
+        writer = waiter.wait(self.timeout_s)
+        assert writer is not None
+        return writer
 
     def call(
         self,
@@ -170,7 +170,9 @@ class BlockingDriver:
 
     def _complete(self, done: list[Completion[Waiter]], now_ms: int) -> None:
         for waiter, value in done:
-            if not waiter.complete(value) and isinstance(value, SessionId):
+            if not isinstance(value, SessionId):
+                waiter.complete(value)
+            elif not waiter.complete(self.connection.open(value)):
                 self.connection.give_up(value, Waiter(), now_ms)
 
     def _finished(self) -> bool:

@@ -84,6 +84,7 @@ class Outbox(Generic[T]):
         packed = 0
         record_bytes = 0
         first_sent_ms = batch.first_sent_ms
+        alone = False
         sessions: set[tuple[int, int]] = set()
         while ready and room >= 0:
             writer = ready[0]
@@ -92,9 +93,14 @@ class Outbox(Generic[T]):
             if (term, index) in sessions:  # of another epoch (its opener handles it too): a batch has one group of it
                 room = -1
                 break
-            sessions.add((term, index))
-            if writer.heard_ms < first_sent_ms:
+            if writer.heard_ms < first_sent_ms and epoch == 1:  # of a later epoch the pipe does not ask
+                if batch.first_sent_ms - writer.heard_ms > limits.FINISHED_TRACE_MS // 2:
+                    if packed:
+                        room = -1
+                        break
+                    alone = True  # or its neighbours would be taken for as old as it is
                 first_sent_ms = writer.heard_ms
+            sessions.add((term, index))
             for verb, argument, record, token, called_ms in waiting:
                 size = 0 if record is None else len(record)
                 room -= _OP_BYTES + size
@@ -116,6 +122,8 @@ class Outbox(Generic[T]):
                 add_writer(writer)
                 add_count(count)
                 del waiting[:count]
+            if alone:
+                room = -1
         batch.record_bytes += record_bytes
         batch.first_sent_ms = first_sent_ms
         return room

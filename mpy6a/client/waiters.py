@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import threading
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from mpy6a import errors
 from mpy6a.errors import Mpy6aError
-from mpy6a.model import SessionId
+
+if TYPE_CHECKING:
+    from mpy6a.client.writer import Writer
 
 
 class _Locks(threading.local):
@@ -35,11 +37,11 @@ class Waiter:
             lock.acquire()
         self._lock = lock
         self._claim = [None]  # list.pop is atomic: whoever takes it, caller or completer, was first
-        self._value: SessionId | None = None
+        self._value: Writer[Waiter] | None = None
         self._error: Mpy6aError | None = None
         self._told = False
 
-    def complete(self, value: SessionId | Mpy6aError | None) -> bool:
+    def complete(self, value: Writer[Waiter] | Mpy6aError | None) -> bool:
         """Hands the answer over; False when the caller has left, or was answered before."""
         try:
             self._claim.pop()
@@ -56,7 +58,7 @@ class Waiter:
         """Whether the caller was told this error."""
         return self._told and self._error is error
 
-    def wait(self, timeout_s: float | None = None) -> SessionId | None:
+    def wait(self, timeout_s: float | None = None) -> Writer[Waiter] | None:
         """The answer. Raises its error; OutcomeUnknown when none came in time (the operation keeps its place)."""
         done = False
         try:

@@ -8,7 +8,7 @@ from enum import IntEnum
 from typing import Final, Generic, TypeVar
 
 from mpy6a.errors import Mpy6aError
-from mpy6a.model import Extra
+from mpy6a.model import Extra, SessionId
 
 T = TypeVar("T")  # what the driver completes: a future, a waiting thread, a number
 
@@ -67,6 +67,11 @@ class Writer(Generic[T]):
 
     def __str__(self) -> str:
         return f"session {self.pipe}.{self.term}.{self.index}"
+
+    @property
+    def session(self) -> SessionId:
+        """Whose writer it is."""
+        return SessionId(self.pipe, self.term, self.index)
 
     @property
     def idle(self) -> bool:

@@ -68,8 +68,8 @@ class Log(Protocol):
         """The pipe is idle: note durably that all is durable. Nothing to do if the last frame says so already."""
         ...
 
-    def trim(self, index: int) -> None:
-        """Nothing below `index` is needed any more: its space may be used again."""
+    def trim(self, index: int) -> bool:
+        """Nothing below `index` is needed any more: its space may be used again. False: not now, ask again."""
         ...
 
     def close(self) -> None:

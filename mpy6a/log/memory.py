@@ -86,7 +86,7 @@ class MemoryLog:
     def mark(self) -> None:
         self._check_ready()
 
-    def trim(self, index: int) -> None:
+    def trim(self, index: int) -> bool:
         self._check_ready()
         kept = 0
         # The last frame stays, as the last segment does: it tells the term and the next index.
@@ -94,6 +94,7 @@ class MemoryLog:
             kept += 1
         del self._frames[:kept]
         del self._positions[:kept]
+        return True
 
     def close(self) -> None:
         self._closed = True

@@ -31,7 +31,7 @@ from mpy6a.framing import (
 )
 from mpy6a.limits import LOG_FRAME_BYTES_MAX, OPEN_SEGMENTS_MAX, PREPARE_BYTES, SEGMENT_BYTES
 from mpy6a.log import LogStats, Progress, check_group
-from mpy6a.log.directory import damaged, segment_path
+from mpy6a.log.directory import backup_lock_path, damaged, segment_path
 from mpy6a.log.opening import Draw, Opened, check_sizes, draw_salt, open_directory, start_segment
 from mpy6a.log.replaying import replay_segments
 from mpy6a.log.spares import Freed, free
@@ -196,6 +196,8 @@ class SegmentLog:
 
     def append(self, frames: Sequence[Frame]) -> None:
         self._check_ready()
+        if self._freeing is not None:
+            self._take_freed()  # no ack after a sync that failed, whoever's it was
         total = self._check_group(frames)
         # A dispatch is durable before its push in every sync mode (semantics.md), and its whole group with it.
         durable = self._interval_ms is None or any(frame.type == FrameType.PROPOSALS for frame in frames)
@@ -243,21 +245,21 @@ class SegmentLog:
         self._marked = True
         self.stats.marks += 1
 
-    def trim(self, index: int, keep_bytes: int = 0) -> None:
-        """As the contract says, beside the caller: segments count until the disk has let them go, which `prepare`, the
-        next `trim` or `close` takes note of. While a backup is taken nothing goes, and the next call makes up for it.
-        Of what goes below `index`, the newest `keep_bytes` stay, in whole segments.
+    def trim(self, index: int, keep_bytes: int = 0) -> bool:
+        """As the contract says, beside the caller: segments count until the disk has let them go, which the next call
+        takes note of. Of what goes below `index`, the newest `keep_bytes` stay, in whole segments.
+        False, and nothing is done, while a backup is taken or an earlier trim is not done: ask again.
         """
         self._check_ready()
         self._take_freed()
-        if self._freeing is not None:
-            return
+        if self._freeing is not None or self._is_held():
+            return False
         below = [header for header, after in itertools.pairwise(self._headers) if after.first_index <= index]
         kept = 0
         while below and kept < keep_bytes:
             kept += below.pop().segment_bytes
         if not below:
-            return
+            return True
         numbers = [header.number for header in below]
         try:
             plan = self._spares.plan(numbers)
@@ -266,6 +268,15 @@ class SegmentLog:
         files, directory, freed = self._files, self._directory, self._freed
         self._freeing = files.aside(lambda: freed.extend(free(files, directory, plan)))
         self._take_freed()
+        return True
+
+    def _is_held(self) -> bool:
+        """Whether a backup is taken."""
+        path = backup_lock_path(self._directory)
+        try:
+            return self._files.locked_by(path) is not None
+        except OSError as error:
+            raise self._fail("looking at", path, error) from error
 
     def _take_freed(self) -> None:
         """Take note of the segments that were let go beside us, once all of one `trim` are."""

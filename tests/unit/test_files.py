@@ -7,6 +7,7 @@ import os
 import random
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -247,3 +248,30 @@ def test_the_clocks_of_the_os_are_milliseconds() -> None:
     first = clock.monotonic_ms()
     assert 0 <= clock.monotonic_ms() - first < 60_000
     assert clock.wall_ms() > 1_577_836_800_000
+
+
+def test_work_is_done_beside_the_caller_and_its_failure_comes_with_the_result(place: tuple[Files, str]) -> None:
+    """Whoever asks for the result gets what was raised."""
+    files, where = place
+    done: list[int] = []
+    aside = files.aside(lambda: done.append(1))
+    aside.result()
+    assert aside.done
+    assert done == [1]
+    lost = files.aside(lambda: files.unlink(f"{where}/there is none"))
+    with pytest.raises(FileNotFoundError):
+        lost.result()
+
+
+def test_without_a_thread_to_spare_the_caller_does_it_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user's limit of processes is used up by others: the pipe waits for the disk, and goes on."""
+
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    done: list[int] = []
+    aside = OsFiles().aside(lambda: done.append(1))
+    assert aside.done
+    aside.result()
+    assert done == [1]

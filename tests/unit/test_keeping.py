@@ -46,7 +46,7 @@ class Logged:
     def sync(self) -> None:
         raise AssertionError("everything is durable")
 
-    def trim(self, index: int, keep_bytes: int = 0) -> None:
+    def trim(self, index: int, keep_bytes: int = 0) -> bool:
         raise AssertionError("nothing was committed")
 
 
@@ -97,3 +97,44 @@ def test_on_a_low_disk_any_log_is_worth_a_checkpoint() -> None:
     assert (scribe.asked, keeper.deadline(now_ms)) == ([], now_ms + limits.DISK_CHECKPOINT_MS)
     keeper.turn(now_ms + limits.DISK_CHECKPOINT_MS)
     assert scribe.asked == [11]
+
+
+class Trimmed(Logged):
+    """A log that trims when the test lets it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ready = False
+        self.asked: list[tuple[int, int]] = []
+
+    def trim(self, index: int, keep_bytes: int = 0) -> bool:
+        self.asked.append((index, keep_bytes))
+        return self.ready
+
+
+def test_what_could_not_be_trimmed_is_asked_for_again_while_the_disk_is_low() -> None:
+    """Or segments that nobody needs would stay on a disk on which no checkpoint finds room any more."""
+    log, world = Trimmed(), World()
+    keeper = Keeper(world.pipe, log, Scribe(), no_file, 0, keep_bytes=MIB)
+    keeper._trim_index = 50
+    world.pipe.disk_level = 1
+    for _ in range(2):
+        keeper.turn(1_000)
+    assert log.asked == [(50, 0), (50, 0)], "the disk is low: nothing is kept"
+    log.ready = True
+    for _ in range(3):
+        keeper.turn(1_000)
+    assert len(log.asked) == 3
+    log.ready = False
+
+
+def test_a_writer_without_room_is_waited_for_and_not_asked_all_the_time() -> None:
+    """The loop sleeps until the next try."""
+    log, scribe = Logged(), Scribe()
+    keeper = Keeper(World().pipe, log, scribe, no_file, 0, MIB)
+    keeper.kept.done_ms = 1_000_000
+    log.grow(2 * MIB)
+    keeper.turn(2_000_000)
+    assert len(scribe.asked) == 1
+    scribe.full = True
+    assert keeper.deadline(2_000_001) == 2_000_000 + limits.CHECKPOINT_REST_MS

@@ -417,3 +417,28 @@ def test_numbers_of_kinds_are_the_handlers_or_the_next_free() -> None:
 
     policy = testing.pipe(first, second, kinds={"third": Kind()})._policy
     assert {kind.name: number for number, kind in policy.kinds.items()} == {"third": 1, "kind-2": 2, "first": 3}
+
+
+@in_loop
+async def test_a_new_session_that_is_asked_for_late_is_told_no_lie() -> None:
+    """It was answered, ran into its limit, a handler finished it, and a day went by: what its caller says then is
+    never applied, and is not answered as if it were."""
+    ran: list[str] = []
+
+    @mpy6a.handler("work")
+    async def work(repeat: mpy6a.RepeatData[mpy6a.AsyncSession]) -> None:
+        ran.append(repeat.session.id)
+        await repeat.session.delete()
+
+    async with testing.pipe(work) as pipe:
+        new = pipe.new("work", b"first")
+        await pipe.settle()
+        await pipe.advance(timedelta(hours=1))
+        assert len(ran) == 1
+        await pipe.advance(timedelta(hours=25))
+        await (await pipe.new("work", b"whatever lets the log time be heard")).delete()
+        session = await new
+        said = [session.append(b"never applied"), session.delete()]
+        for one in said:
+            with pytest.raises(mpy6a.OutcomeUnknown):
+                await one

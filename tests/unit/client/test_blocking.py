@@ -15,9 +15,10 @@ import pytest
 import mpy6a
 from mpy6a.client.blocking_driver import BlockingDriver
 from mpy6a.client.waiters import Waiter
+from mpy6a.client.writer import Writer
 from mpy6a.errors import Code
 from mpy6a.messages import Goodbye, Heartbeat, Hello
-from mpy6a.model import BY_POLICY, SessionId
+from mpy6a.model import BY_POLICY
 from tests.fakes.hop import Hop
 from tests.unit.client.running import door, only
 
@@ -208,10 +209,10 @@ def test_closing_from_another_thread_answers_those_who_wait(hop: Hop, monkeypatc
 
 def test_a_waiter_is_answered_once_or_left() -> None:
     """Whoever is first, the answer or the caller's end of patience, decides; the thread's lock stays usable."""
-    waiter = Waiter()
-    assert waiter.complete(SessionId(1, 2, 3))
+    waiter, writer = Waiter(), Writer[Waiter](1, 2, 3, 1)
+    assert waiter.complete(writer)
     assert not waiter.complete(None)
-    assert waiter.wait() == SessionId(1, 2, 3)
+    assert waiter.wait() is writer
     left = Waiter()
     with pytest.raises(mpy6a.OutcomeUnknown):
         left.wait(0.001)

@@ -190,6 +190,33 @@ def test_a_writer_that_heard_long_ago_names_that_time() -> None:
     assert (fresh.first_sent_ms, [op.verb for op in fresh.ops]) == (heard + limits.FINISHED_TRACE_MS, [Verb.NEW])
 
 
+def test_a_writer_that_heard_long_ago_ages_nobody_beside_it() -> None:
+    """A session of a second ago whose Delete stood in one batch with it would be answered OUTCOME_UNKNOWN when its ack
+    is lost. Of a pushed epoch the pipe does not ask how old it is: it shares its batch with all."""
+    talk = Talk()
+    old = [talk.open("old"), talk.open("older")]
+    pushed = talk.exchange.open(talk.session("old"), 2)
+    heard = talk.exchange.log_ms
+    talk.pipe.log_ms += limits.FINISHED_TRACE_MS
+    talk.pass_ms(1)
+    fresh = talk.open("fresh")
+    for number, writer in enumerate([old[0], fresh, old[1]]):
+        talk.call(writer, Verb.TOUCH, f"touch {number}")
+    writers = {writer.index: number for number, writer in enumerate([old[0], fresh, old[1]])}
+    before = len(talk.pipe.batches)
+    talk.turn()
+    sent = [([writers[op.index] for op in batch.ops], batch.first_sent_ms) for _, batch in talk.pipe.batches[before:]]
+    assert [who for who, _ in sent] == [[0], [1], [2]]
+    assert sent[0][1] <= heard
+    assert sent[1][1] > heard
+    assert sent[2][1] <= heard
+    talk.call(pushed, Verb.TOUCH, "pushed")
+    talk.call(fresh, Verb.TOUCH, "beside it")
+    talk.turn()
+    assert talk.pipe.batches[-1][1].first_sent_ms > heard
+    assert len(talk.pipe.batches[-1][1].ops) == 2
+
+
 def test_a_writer_that_heard_just_now_shares_its_batch_with_news() -> None:
     """The earliest time at which one of them heard counts for all."""
     talk = Talk()

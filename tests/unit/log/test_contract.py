@@ -196,7 +196,7 @@ def test_nothing_is_written_before_the_replay_is_over(machine: Machine) -> None:
     log.append([frame(1), frame(2)])
     log = machine.open()
     replay = log.replay()
-    acts: tuple[Callable[[], None], ...] = (lambda: log.append([frame(3)]), log.mark, lambda: log.trim(1))
+    acts: tuple[Callable[[], object], ...] = (lambda: log.append([frame(3)]), log.mark, lambda: log.trim(1))
     for act in acts:
         with pytest.raises(RuntimeError, match="replayed"):
             act()

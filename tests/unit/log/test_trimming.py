@@ -78,8 +78,8 @@ def test_what_is_trimmed_meanwhile_waits_for_its_turn(files: SlowFiles) -> None:
     """One at a time: the next call makes up for it."""
     log = fake_log(files)
     fill(log, [bytes(7000)] * 4)
-    log.trim(log.next_index)
-    log.trim(log.next_index)
+    assert log.trim(log.next_index)
+    assert not log.trim(log.next_index)
     assert len(files.asides) == 1
     fill(log, [bytes(7000)] * 4)
     files.asides[0].go()
@@ -116,6 +116,18 @@ def test_a_trim_that_fails_stops_the_log(files: SlowFiles) -> None:
         fill(log, [b"x"])
 
 
+def test_nothing_is_acknowledged_after_a_trim_that_failed(files: SlowFiles) -> None:
+    """It is noticed before the next group is written, whether or not anything else looks."""
+    log = fake_log(files)
+    fill(log, [bytes(7000)] * 3)
+    files.fail("sync_dir")
+    log.trim(log.next_index)
+    files.asides[0].go()
+    with pytest.raises(DiskFailed, match="trimming a segment in"):
+        fill(log, [b"x"])
+    assert log._committed == []
+
+
 def test_closing_waits_for_the_disk(files: SlowFiles) -> None:
     """Nothing of a log touches its directory after the lock is let go."""
     log = fake_log(files)
@@ -137,8 +149,9 @@ def test_a_backup_that_begins_meanwhile_keeps_the_rest(files: SlowFiles) -> None
     log.prepare()
     assert segments(files) == before
     assert log.stats.segments == len(before)
+    assert not log.trim(log.next_index)
     lock.release()
-    log.trim(log.next_index)
+    assert log.trim(log.next_index)
     files.asides[1].go()
     assert len(segments(files)) == 1
 
