@@ -306,7 +306,7 @@ class ClientProcess(Process):
             way = "write"
         if way == "write":
             for _ in range(chance.randrange(1, 4)):
-                verb = chance.choice((Verb.APPEND, Verb.APPEND, Verb.TOUCH, Verb.REPLACE))
+                verb = chance.choice((Verb.APPEND, Verb.TOUCH, Verb.REPLACE))
                 self.write(work, verb, None if verb is Verb.TOUCH else world.record())
             self._later(key, run)
         elif way == "much":  # beyond what a session holds: the rest of the group is refused with it

@@ -13,6 +13,8 @@ from mpy6a.log.segments import SegmentLog
 from tests.fakes.files import FakeFiles, Inode
 
 from .oracle import Violation
+from .pipes import DIRECTORY, FRAME_BYTES_MAX, NUMBER, SEGMENT_BYTES
+from .sight import seen
 
 if TYPE_CHECKING:
     from .world import World
@@ -20,30 +22,47 @@ if TYPE_CHECKING:
 TRIES = 4
 
 
-def flip_copy(world: World, chance: Random) -> None:
-    """A few flips, each in a copy of its own, of a machine whose process was killed."""
-    from .pipes import DIRECTORY, FRAME_BYTES_MAX, NUMBER, SEGMENT_BYTES, seen
+def copied(world: World, chance: Random) -> FakeFiles:
+    """The files of a machine whose process was killed just now."""
+    files = FakeFiles(chance)
+    files.root = deepcopy(world.files.root)
+    return files
 
+
+def flip(files: FakeFiles, chance: Random) -> tuple[int, int]:
+    """A bit of what is written turns: in which segment and byte; every other one near the log's end."""
+    numbers = list_log(files, DIRECTORY).segments
+    number = chance.choice((*numbers, numbers[-1]))
+    node = files._node(segment_path(DIRECTORY, number))
+    assert isinstance(node, Inode)
+    used = node.shown.rstrip(b"\0")
+    first = max(0, len(used) - 600) if number == numbers[-1] and chance.random() < 0.5 else 0
+    place = chance.randrange(first, max(first + 1, len(used)))
+    files.flip(segment_path(DIRECTORY, number), place, chance.randrange(8))
+    return number, place
+
+
+def opened(world: World, files: FakeFiles, chance: Random, durable_below: int) -> SegmentLog:
+    """The log of a copy, as the next start opens it."""
+    return SegmentLog.open(
+        files, DIRECTORY, NUMBER, segment_bytes=SEGMENT_BYTES, frame_bytes_max=FRAME_BYTES_MAX,
+        durable_below=durable_below, clock=world.pipe, draw=chance.randbytes,
+    )  # fmt: skip
+
+
+def flip_copy(world: World, chance: Random) -> None:
+    """A few flips, each in a copy of its own."""
     if world.interval or not world.pipe.alive:
         return
+    header = world.pipe.writer.disk.header()
     for _ in range(TRIES):
-        files = FakeFiles(chance)
-        files.root = deepcopy(world.files.root)
-        numbers = list_log(files, DIRECTORY).segments
-        number = chance.choice((*numbers, numbers[-1]))
-        node = files._node(segment_path(DIRECTORY, number))
-        assert isinstance(node, Inode)
-        used = node.shown.rstrip(b"\0")
-        first = max(0, len(used) - 600) if number == numbers[-1] and chance.random() < 0.5 else 0
-        place = chance.randrange(first, max(first + 1, len(used)))
-        files.flip(segment_path(DIRECTORY, number), place, chance.randrange(8))
-        expected = world.oracle.frames
+        files = copied(world, chance)
+        last = list_log(files, DIRECTORY).segments[-1]
+        number, place = flip(files, chance)
+        expected = world.pipe.frames_of_log()
         try:
-            log = SegmentLog.open(
-                files, DIRECTORY, NUMBER, segment_bytes=SEGMENT_BYTES, frame_bytes_max=FRAME_BYTES_MAX,
-                clock=world.pipe, draw=chance.randbytes,
-            )  # fmt: skip
-            found = [seen(frame, items=False) for frame in log.replay()]
+            log = opened(world, files, chance, 1 if header is None else header.next_index)
+            found = [seen(frame, items=False) for frame in log.replay(log.first_index)]
             marked = log.tail.marked
         except Mpy6aError as problem:
             world.note("flip", f"refused by {type(problem).__name__}")
@@ -52,10 +71,10 @@ def flip_copy(world: World, chance: Random) -> None:
             raise Violation("flip", f"bit {place} of segment {number} is served")
         if len(found) < len(expected):
             # The last group has no mark behind it: FORMAT.md, "Downsides".
-            last = expected[len(found)]
-            if marked and last.type != FrameType.BATCH and number != numbers[-1]:
-                raise Violation("flip", f"bit {place} of segment {number} cuts index {last.first_index}")
-            if last.first_index < world.oracle._group_index:
+            lost = expected[len(found)]
+            if marked and lost.type != FrameType.BATCH and number != last:
+                raise Violation("flip", f"bit {place} of segment {number} cuts index {lost.first_index}")
+            if lost.first_index < world.oracle._group_index:
                 raise Violation("flip", f"bit {place} of segment {number} cuts more than the last group")
             world.note("flip", "last group cut")
         else:

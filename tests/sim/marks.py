@@ -100,6 +100,14 @@ BRANCHES: Final = (
     "agent: push_other_target", "fault: cut at a push", "fault: die at a push",
     "agent: answer_without_client", "agent: outcome_unknown_run",
     "dropped: old_dial", "dropped: dial_timeout", "dropped: malformed", "dropped: wrong_pipe",
+    "open: from a checkpoint", "open: trimmed", "open: not trimmed yet",
+    "checkpoint: committed", "checkpoint: committed in part", "checkpoint: committed and not told",
+    "checkpoint: no room", "checkpoint: a reader stood in the way", "checkpoint: writer killed at work",
+    "checkpoint: writer killed at rest", "checkpoint: writer rested", "checkpoint: writer started again",
+    "checkpoint: clients wait", "memory: let go", "memory: came back for an operation",
+    "memory: came back for its turn",
+    "fault: crash in a checkpoint", "pipe: lost its power beside its loop",
+    "repair: cut", "repair: mended", "repair: nothing to do", "backup: restored", "backup: restored and held",
 )  # fmt: skip
 
 

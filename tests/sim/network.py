@@ -11,6 +11,8 @@ from collections import Counter, deque
 from random import Random
 from typing import Final, Protocol
 
+from mpy6a.wire import unpack
+
 from .agenda import Agenda
 
 _BATCH: Final = 3
@@ -51,6 +53,7 @@ class Network:
             and len(payload) > _TYPE_AT
             and payload[_TYPE_AT] in (_BATCH, _ACK)
             and self.chance.random() < self.harsh
+            and all(message.type in (_BATCH, _ACK) for message in unpack(payload))  # a push may ride behind an ack
         )
 
 

@@ -2,30 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Sequence
 from random import Random
 from typing import TYPE_CHECKING, Final
 
 from mpy6a import limits
-from mpy6a.entries import Admin, SessionKey, decode_admin, decode_opening, decode_policy, decode_proposals
-from mpy6a.errors import Code, DamagedLog, DiskFailed, Malformed, VersionMismatch
+from mpy6a.checkpoint.loading import load_state
+from mpy6a.entries import Admin, SessionKey
+from mpy6a.errors import CannotStart, Code, DamagedLog, DiskFailed, Malformed, VersionMismatch
 from mpy6a.framing import Frame, FrameType
+from mpy6a.keeping import Keeper
 from mpy6a.log.segments import SegmentLog
 from mpy6a.messages import Ack, AnyMessage, Error, MessageType, Push, Stop
 from mpy6a.model import AdminVerb
 from mpy6a.pipe import Pipe
 from mpy6a.policy import Policy
 from mpy6a.push import Pusher
-from mpy6a.session import REPEATING, Session
 from mpy6a.sessions import Applied
 from mpy6a.state import State
 from mpy6a.why import why
 from mpy6a.wire import decode, unpack
 from tests.fakes.files import PowerCut
 
+from .bounds import checkpoint_bytes, keep_bytes
 from .network import Line
-from .oracle import FrameSeen, Kept, KindSeen, PolicySeen, Told, Violation
-from .process import NEVER, Process
+from .oracle import FrameSeen, Kept, Told, Violation
+from .process import Process
+from .shadow import Shadow
+from .sight import kept, seen
+from .writer import Child
 
 if TYPE_CHECKING:
     from .sidecars import SidecarProcess
@@ -36,7 +42,7 @@ NUMBER: Final = 1
 SEGMENT_BYTES: Final = 192 * 1024
 FRAME_BYTES_MAX: Final = SEGMENT_BYTES - 8 * 1024
 IDLE_MARK_MS: Final = 50
-SYNC_INTERVAL_MS: Final = 20
+SYNC_INTERVALS_MS: Final = (20, 500)
 _OF_SIDECARS: Final = frozenset({int(MessageType.SIDECAR_HELLO), int(MessageType.ACCEPTED)})
 
 Sender = tuple[Line, bytes]  # a connection, and which one of its lives
@@ -51,30 +57,30 @@ class PipeProcess(Process):
         self.interval = interval
         self.dials: dict[bytes, Line] = {}  # sidecar incarnation -> the connection dialed to it
         self.die_before_answers = False
+        self.writer = Child(world, DIRECTORY)
+        self.shadow = Shadow(NUMBER)
         self._unmarked_ms: int | None = None
         self._pushed: set[tuple[int, int, int]] = set()
 
     # ------------------------------------------------------------------ life
 
     def start(self) -> None:
-        """Open the log, replay it, open a new term. Raises what the log says on damage."""
+        """Open the log, take the checkpoint, replay what is above it, open a new term."""
         world, oracle = self.world, self.world.oracle
         super().start()
         self.die_before_answers = False
         self.dials.clear()
+        header = self.writer.disk.header()
+        begins_at = 1 if header is None else header.next_index
         try:
             self.log = SegmentLog.open(
                 world.files, DIRECTORY, NUMBER, segment_bytes=SEGMENT_BYTES, frame_bytes_max=FRAME_BYTES_MAX,
-                sync_interval_ms=SYNC_INTERVAL_MS if self.interval else None, clock=self, draw=world.chance.randbytes,
+                durable_below=begins_at, sync_interval_ms=self.sync_interval_ms, clock=self,
+                draw=world.chance.randbytes,
             )  # fmt: skip
-            state = State(NUMBER)
-            found: list[FrameSeen] = []
-            known = len(oracle.frames)
-            for frame in self.log.replay():
-                found.append(seen(frame, items=len(found) >= known))
-                state.apply(frame)
-                frame.decoded = None
-        except DiskFailed:
+            state = State(NUMBER) if header is None else load_state(self.writer.disk.open(), NUMBER, self.log.uuid)
+            found = self._replay(state)
+        except (DiskFailed, CannotStart):
             world.note("open", "disk failed")
             self.die()
             return
@@ -85,11 +91,17 @@ class PipeProcess(Process):
             return
         except DamagedLog as problem:
             raise Violation("opening", f"an honest crash left a log that is refused: {problem}") from problem
-        self._note_opening()
-        oracle.opened(found)
+        self._note_opening(begins_at)
+        oracle.opened([seen(frame) for frame in found], begins_at)
+        self.shadow.opened(found, begins_at)
         self.pipe = Pipe(state, world.chance.randbytes(16), durable=self.log.durable, authorise=_may)
         self.pusher = Pusher(self.pipe, self.log.read, dict.fromkeys(world.sidecars, "sim"))
+        self.keeper = Keeper(
+            self.pipe, self.log, self.writer, self.writer.disk.open, self.log.replayed_bytes,
+            checkpoint_bytes(world.seed), keep_bytes(world.seed),
+        )  # fmt: skip
         oracle.compare(self.kept(records=True))
+        self.shadow.compare(state)
         self._unmarked_ms = None
         self._pushed.clear()
         self.pipe.open(self.policy, self.clock(), world.agenda.wall_ms, "sim", "sim")
@@ -102,6 +114,24 @@ class PipeProcess(Process):
             world.redial()
             self.wake()
 
+    @property
+    def sync_interval_ms(self) -> int | None:
+        """None for `fsync: always`; else the seed's."""
+        return SYNC_INTERVALS_MS[self.world.seed & 1] if self.interval else None
+
+    def _replay(self, state: State) -> list[Frame]:
+        """As `mpy6a.server` does: the log has to join the checkpoint."""
+        if not self.log.first_index <= state.next_index <= self.log.next_index:
+            ends = f"the log holds {self.log.first_index} to {self.log.next_index}, the checkpoint {state.next_index}"
+            raise Violation("opening", f"{ends}: they do not join")
+        found: list[Frame] = []
+        for frame in self.log.replay(state.next_index):
+            if frame.first_index >= state.next_index:
+                state.apply(frame)
+                frame.decoded = None
+                found.append(frame)
+        return found
+
     def monotonic_ms(self) -> int:
         """As the log's clock."""
         return self.clock()
@@ -110,8 +140,11 @@ class PipeProcess(Process):
         """As the log's clock."""
         return self.world.agenda.wall_ms
 
-    def _note_opening(self) -> None:
+    def _note_opening(self, begins_at: int) -> None:
         stats, world = self.log.stats, self.world
+        if begins_at > 1:
+            world.note("open", "from a checkpoint")
+            world.note("open", "trimmed" if self.log.first_index > 1 else "not trimmed yet")
         if stats.cut_frames:
             world.note("open", "torn tail cut")
         if stats.rewritten_bytes:
@@ -132,6 +165,7 @@ class PipeProcess(Process):
         if hasattr(self, "pipe"):
             self.tell_counts()
         super().die()
+        self.writer.die_with_parent()
         self.world.files.kill()
         for sidecar in self.world.sidecars.values():
             sidecar.dialed.cut(wait_ms=50)
@@ -167,6 +201,7 @@ class PipeProcess(Process):
             self.pusher.deadline(now_ms),
             None if self._unmarked_ms is None else self._unmarked_ms + IDLE_MARK_MS,
             self.log.sync_due(),
+            self.keeper.deadline(now_ms),
         ):
             if other is not None:
                 deadline = min(deadline, other)
@@ -190,56 +225,92 @@ class PipeProcess(Process):
                 pipe.drop(sender, message, Code.MALFORMED, f"message type {message.type} is not for a pipe")
 
     def _work(self, now_ms: int) -> None:
-        pipe, pusher, log, world = self.pipe, self.pusher, self.log, self.world
+        pipe, pusher = self.pipe, self.pusher
+        self.world.oracle.settling = pipe.due._settling is not None
+        filed = pipe.state.sessions.filed
+        before = filed.count
         pipe.tick(now_ms)
         pusher.turn(now_ms)
+        if filed.count < before:
+            self.world.note("memory", "came back for its turn")
         frames = pipe.group()
+        if not self._survives(lambda: self._log_group(frames, now_ms)):
+            return
+        if self.die_before_answers and frames:
+            self.world.note("pipe", "died between log and answers")
+            self.die()
+            return
+        self._send()
+        self._survives(lambda: self._keep(now_ms))
+
+    def _survives(self, work: Callable[[], None]) -> bool:
+        """Do what the disk may not survive; whether the pipe lives."""
+        world = self.world
         try:
-            if frames:
-                self._unmarked_ms = now_ms
-                issued = [seen(frame) for frame in frames]
-                world.oracle.issued(issued)
-                log.append(frames)
-                self._committed(log.committed(), issued, now_ms)
-            elif self._unmarked_ms is not None and now_ms - self._unmarked_ms >= IDLE_MARK_MS:
-                self._unmarked_ms = None
-                log.mark()
-                world.note("log", "mark")
-            due_ms = log.sync_due()
-            if due_ms is not None and now_ms >= due_ms:
-                log.sync()
-            if self.interval and log.sync_due() is None:
-                world.oracle.durable()
-            if not frames:
-                log.prepare()
-            pipe.disk_level = 1 if log.disk_full else 0
-            world.disk_level_asked(pipe)
+            work()
         except DiskFailed:
             world.note("pipe", "ended by its disk")
             self.die()
-            return
         except PowerCut:
             world.note("pipe", "lost its power in a write")
             self.die()
             world.files.crash(world.chance)
-            return
-        if self.die_before_answers and frames:
-            world.note("pipe", "died between log and answers")
-            self.die()
-            return
-        self._send()
+        return self.alive
+
+    def _log_group(self, frames: Sequence[Frame], now_ms: int) -> None:
+        pipe, log, world = self.pipe, self.log, self.world
+        if frames:
+            self._unmarked_ms = now_ms
+            issued = [seen(frame) for frame in frames]
+            world.oracle.issued(issued)
+            log.append(frames)
+            self._committed(log.committed(), issued, now_ms)
+        elif self._unmarked_ms is not None and now_ms - self._unmarked_ms >= IDLE_MARK_MS:
+            self._unmarked_ms = None
+            log.mark()
+            world.note("log", "mark")
+        due_ms = log.sync_due()
+        if due_ms is not None and now_ms >= due_ms:
+            log.sync()
+        if not frames:
+            log.prepare()
+        pipe.disk_level = 1 if log.disk_full else 0
+        world.disk_level_asked(pipe)
+        self._note_durable()
+
+    def _note_durable(self) -> None:
+        if self.interval and self.log.sync_due() is None:
+            self.world.oracle.durable()
+
+    def _keep(self, now_ms: int) -> None:
+        """One turn for the checkpoint."""
+        keeper, due, filed = self.keeper, self.pipe.due, self.pipe.state.sessions.filed
+        if self.writer.spoke:
+            keeper.receive(now_ms)
+        before = filed.count if due.is_settling else -1
+        keeper.turn(now_ms)
+        if 0 <= before < filed.count:
+            self.world.note("memory", "let go")
+        if self.pipe.behind:
+            self.world.note("checkpoint", "clients wait")
+        self._note_durable()  # it syncs what it has filed
 
     def _committed(self, frames: Sequence[Frame], issued: Sequence[FrameSeen], now_ms: int) -> None:
         pipe, pusher, oracle = self.pipe, self.pusher, self.world.oracle
+        filed = pipe.state.sessions.filed
+        there = filed.count
         dispatches = False
         for frame, before in zip(frames, issued, strict=True):
             oracle.committed(seen(frame, items=False)._replace(items=before.items))
+            self.shadow.committed(frame)
             if not self.interval:
                 oracle.durable()
             dispatches |= frame.type == FrameType.PROPOSALS
             (applied,) = pipe.committed([frame])
             if applied.dispatched or applied.ended or applied.void:
                 pusher.applied(applied, now_ms)
+        if filed.count < there:
+            self.world.note("memory", "came back for an operation")
         if dispatches:
             if self.interval:
                 oracle.durable()
@@ -328,8 +399,14 @@ class PipeProcess(Process):
 
     def kept(self, *, records: bool = False) -> Iterable[Kept]:
         """Every live session; with its records read back, or only how long they are."""
-        for session in self.pipe.state.sessions.all():
-            yield kept(session, self.log if records else None)
+        sessions, read = self.pipe.state.sessions, self.log.read
+        for session in sessions.all():
+            yield kept(session, (lambda one: sessions.records(one, read)) if records else None)
+
+    def frames_of_log(self) -> list[FrameSeen]:
+        """What the log still holds."""
+        frames = self.world.oracle.frames
+        return frames[bisect_left(frames, self.log.first_index, key=lambda frame: frame.first_index) :]
 
     def reasons(self) -> dict[tuple[int, int], str]:
         """Why each session is not running."""
@@ -347,62 +424,3 @@ class PipeProcess(Process):
 def _may(principal: int, kind: int) -> bool:
     """The user's own rights: uid 666 makes no sessions of kind 2."""
     return not (principal == 667 and kind == 2)
-
-
-def seen(frame: Frame, *, items: bool = True) -> FrameSeen:
-    """A frame as the oracle takes it; its items may be left out where it is only compared."""
-    read: tuple[tuple[object, ...], ...] = ()
-    match frame.type if items else FrameType.BATCH:
-        case FrameType.PROPOSALS:
-            read = tuple(tuple(proposal) for proposal in decode_proposals(frame.batch))
-        case FrameType.ADMIN:
-            word = decode_admin(frame.batch)
-            read = ((word.verb, word.kind, word.until_ms, word.reason), *(tuple(key) for key in word.sessions))
-        case FrameType.POLICY:
-            read = (policy_seen(decode_policy(frame.batch)),)
-        case FrameType.OPENING:
-            read = ((decode_opening(frame.batch).term,),)
-    return FrameSeen(
-        int(frame.type), frame.flags, frame.term, frame.first_index, frame.count, frame.log_ms, frame.origin,
-        frame.batch, frame.verdicts, read,
-    )  # fmt: skip
-
-
-def policy_seen(policy: Policy) -> PolicySeen:
-    """A policy as the oracle takes it."""
-    kinds = {
-        number: KindSeen(
-            kind.sidecars, kind.delay_ms, kind.jitter_ms, kind.backoff_base_ms, kind.backoff_cap_ms, kind.idle_ms,
-            kind.silence_ms, kind.barren_limit, kind.charge_limit,
-        )
-        for number, kind in policy.kinds.items()
-    }
-    return PolicySeen(kinds, policy.session_bytes_max, policy.session_records_max)
-
-
-def kept(session: Session, log: SegmentLog | None) -> Kept:
-    """A live session as the oracle takes it."""
-    delivery = session.delivery
-    records: tuple[bytes, ...] | tuple[int, ...]
-    if log is not None:
-        records = tuple(log.read(one >> 32, one & 0xFFFFFFFF) for one in session.records)
-    else:
-        records = tuple(one & 0xFFFFFFFF for one in session.records)
-    if delivery is None:
-        extra = (False, False, 0, 0, 0, 0, "")
-        stored_index, target = 0, b""
-    else:
-        extra = (
-            delivery.cancel, delivery.paused, delivery.repeats, delivery.charges, delivery.barren, delivery.releases,
-            delivery.park_reason,
-        )  # fmt: skip
-        stored_index = delivery.stored_index
-        target = delivery.target if session.state == REPEATING else b""
-    return Kept(
-        session.term, session.index, session.kind, session.state, session.epoch, session.seq, session.writer, target,
-        session.fence, session.due_ms, stored_index, session.change, records, *extra,
-        session.extra.key if session.extra is not None else "",
-    )  # fmt: skip
-
-
-__all__ = ["NEVER", "PipeProcess", "kept", "seen"]

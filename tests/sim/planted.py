@@ -47,26 +47,40 @@ def names() -> list[str]:
     return sorted(path.stem for path in FAULTS.glob("*.toml"))
 
 
-def plant(name: str, place: Path) -> str:
-    """Copy the shipped source to `place` and make the fault's edits there; its summary.
+def edited(name: str) -> tuple[str, dict[str, str]]:
+    """A fault's summary, and what becomes of each file that it changes, by its name below the packages' parent.
 
     Raises ValueError for a text that is not there exactly once: the code moved on, and the fault has to follow.
     """
     fault = tomllib.loads((FAULTS / f"{name}.toml").read_text(encoding="utf-8"))
-    for package in (mpy6a, sidecar):
-        assert package.__file__ is not None
-        source = Path(package.__file__).parent
-        shutil.copytree(source, place / source.name, ignore=shutil.ignore_patterns("__pycache__"))
-        for beside in ("schemas", "configs"):
-            if (source.parent / beside).is_dir() and not (place / beside).exists():
-                shutil.copytree(source.parent / beside, place / beside)
+    texts: dict[str, str] = {}
     for edit in fault["edit"]:
-        path = place / edit["file"]
-        text = path.read_text(encoding="utf-8")
+        file = edit["file"]
+        text = texts.get(file) or (_parent(file.partition("/")[0]) / file).read_text(encoding="utf-8")
         if text.count(edit["old"]) != 1:
-            raise ValueError(f"{name}: {text.count(edit['old'])} places in {edit['file']}: {edit['old']!r}")
-        path.write_text(text.replace(edit["old"], edit["new"]), encoding="utf-8")
-    return str(fault["summary"])
+            raise ValueError(f"{name}: {text.count(edit['old'])} places in {file}: {edit['old']!r}")
+        texts[file] = text.replace(edit["old"], edit["new"])
+    return str(fault["summary"]), texts
+
+
+def _parent(package: str) -> Path:
+    found = {"mpy6a": mpy6a, "sidecar": sidecar}[package].__file__
+    assert found is not None
+    return Path(found).parent.parent
+
+
+def plant(name: str, place: Path) -> str:
+    """Copy the shipped source to `place` and make the fault's edits there; its summary. Raises ValueError."""
+    summary, texts = edited(name)
+    for package in ("mpy6a", "sidecar"):
+        parent = _parent(package)
+        shutil.copytree(parent / package, place / package, ignore=shutil.ignore_patterns("__pycache__"))
+        for beside in ("schemas", "configs"):
+            if (parent / beside).is_dir() and not (place / beside).exists():
+                shutil.copytree(parent / beside, place / beside)
+    for file, text in texts.items():
+        (place / file).write_text(text, encoding="utf-8")
+    return summary
 
 
 def hunt(name: str, budget: int = BUDGET) -> Found:

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from .bounds import small
 from .oracle import Violation
 from .steps import Step, do, plan
 from .world import COMPARED, World
@@ -39,6 +40,11 @@ def run(seed: int, length: int = LENGTH, only: Iterable[int] | None = None) -> O
 
 def run_steps(seed: int, interval: bool, steps: Sequence[Step]) -> Outcome:
     """These steps, then the end."""
+    with small(seed):
+        return _run(seed, interval, steps)
+
+
+def _run(seed: int, interval: bool, steps: Sequence[Step]) -> Outcome:
     outcome = Outcome(seed)
     begun = time.process_time()
     world: World | None = None

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 NUMBER: Final = 1
 INCARNATION: Final = b"a stranger......"
 HOUR_MS: Final = 3_600_000
-_WRITES: Final = (Verb.APPEND, Verb.APPEND, Verb.REPLACE, Verb.TOUCH)
+_WRITES: Final = (Verb.APPEND, Verb.REPLACE, Verb.TOUCH)
 
 
 class _Nowhere:
@@ -63,7 +63,7 @@ class Stranger:
         for session in chance.sample(others, min(len(others), chance.randrange(5))):
             if chance.random() < 0.3:
                 self._ending(session.term, session.index, session.epoch)
-            if session.state == REPEATING and not session.writer and chance.random() < 0.85:
+            if session.state == REPEATING and not session.writer and chance.random() < 0.75:
                 continue  # it would be let in
             self._group(session)
         running = [session for session in others if session.state == REPEATING]

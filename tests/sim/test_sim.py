@@ -13,10 +13,12 @@ from pathlib import Path
 import pytest
 
 from tests.sim import marks
+from tests.sim.bounds import small
 from tests.sim.oracle import Oracle, Violation
-from tests.sim.planted import names, plant
+from tests.sim.planted import edited, names, plant
 from tests.sim.running import run
 from tests.sim.steps import STEPS, WEIGHTS, plan
+from tests.sim.world import World
 
 ROOT = Path(__file__).parents[2]
 
@@ -63,9 +65,12 @@ def test_every_mark_has_one_name() -> None:
 
 
 @pytest.mark.parametrize("name", names())
-def test_every_fault_can_be_planted(name: str, tmp_path: Path) -> None:
-    """The text that a fault changes stands in the source, once."""
-    assert plant(name, tmp_path)
+def test_every_fault_can_be_planted(name: str) -> None:
+    """The text that a fault changes stands in the source, once, and what becomes of it is Python."""
+    summary, texts = edited(name)
+    assert summary
+    for file, text in texts.items():
+        compile(text, file, "exec")
 
 
 def test_a_planted_fault_is_found_and_made_small(tmp_path: Path) -> None:
@@ -75,6 +80,52 @@ def test_a_planted_fault_is_found_and_made_small(tmp_path: Path) -> None:
     said = _command("--seeds", "0:4", "--steps", "30", "--shrink", "20", path=str(tmp_path))
     assert "again: python -m tests.sim --seed" in said
     assert "smaller, " in said
+
+
+def test_a_life_begins_from_the_checkpoint_before() -> None:
+    """A pipe that is killed finds what it knew in the file and in the log above it: nobody has to replay the rest."""
+    with small(1):
+        world = World(1)
+        for _ in range(12):
+            STEPS["much"](world, world.chance)
+            world.run_for(400)
+            world.checkpoint()
+        before = world.pipe.keeper.kept.index
+        assert before > 1
+        assert world.pipe.pipe.state.sessions.filed.count
+        world.pipe.die()
+        world.ensure_pipe()
+    assert world.marks["open: from a checkpoint"] == 1
+    assert world.marks["open: trimmed"] == 1
+    assert world.pipe.log.first_index <= before
+
+
+def test_a_writer_that_is_killed_is_started_again() -> None:
+    """It commits, dies before it can tell, and the next one begins from what was committed."""
+    with small(1):
+        world = World(1)
+        writer = world.pipe.writer
+        STEPS["much"](world, world.chance)
+        world.run_for(50)
+        writer.kill_at_commit = True
+        world.checkpoint()
+        world.run_for(500)
+        filed = writer.disk.header()
+        assert filed is not None
+        assert world.pipe.keeper.kept.index >= filed.next_index or writer.busy
+    assert world.marks["checkpoint: committed and not told"] == 1
+    assert world.marks["checkpoint: writer started again"] == 1
+
+
+def test_the_shadow_says_no() -> None:
+    """What a replay of the whole history does not come to is told, with its name."""
+    with small(1):
+        world = World(1)
+        world.run_for(200)
+        state = world.pipe.pipe.state
+        state.paused_kinds[3] = (0, "nobody", "a fault")
+        with pytest.raises(Violation, match="paused_kinds"):
+            world.pipe.shadow.compare(state)
 
 
 def test_the_oracle_says_no() -> None:

@@ -13,14 +13,16 @@ from typing import Final
 
 from mpy6a.pipe import Pipe
 from mpy6a.policy import KindPolicy, Policy
+from mpy6a.session import PARKED, STORED
 from sidecar.values import KindSetup
-from tests.fakes.files import FakeFiles
 
 from .agenda import Agenda
+from .bounds import keep_bytes
 from .clients import ClientProcess
+from .machine import Machine
 from .network import Line, Network
 from .oracle import Oracle, Violation
-from .pipes import PipeProcess
+from .pipes import SEGMENT_BYTES, PipeProcess
 from .process import Process
 from .sidecars import SETTLE_MS, SidecarProcess
 
@@ -41,7 +43,7 @@ class World:
         self.agenda = Agenda()
         self.network = Network(self.agenda, self.chance)
         self.oracle = Oracle(self.steady, self.lives, LEASE_MS)
-        self.files = FakeFiles(self.chance)
+        self.files = Machine(self.chance, self.agenda, self._power_lost)
         self.marks: Counter[str] = Counter() if marks is None else marks
         self.calm = False
         self.at_push = ""  # what happens to the connection, or the process, that the next push goes to
@@ -145,6 +147,12 @@ class World:
         else:
             self.agenda.at(self.agenda.now_ms, self._die_and_start, sidecar, sidecar.lives)
 
+    def _power_lost(self) -> None:
+        """In work beside the pipe's loop."""
+        self.note("pipe", "lost its power beside its loop")
+        self.pipe.die()
+        self.files.crash(self.chance)
+
     def _die_and_start(self, sidecar: SidecarProcess, life: int) -> None:
         if sidecar.alive and sidecar.lives == life:
             sidecar.die()
@@ -225,13 +233,17 @@ class World:
         """Hold all that the pipe keeps against the oracle."""
         if self.pipe.alive and not self.pipe.paused:
             pipe = self.pipe
-            self.oracle.compare(pipe.kept())
+            self.oracle.compare(pipe.kept(records=not self.agenda.calls % 4))
+            pipe.shadow.compare(pipe.pipe.state)
             self.oracle.reasons(pipe.reasons(), pipe.pipe.log_ms(pipe.clock()), pipe.pipe.due.clock_held)
 
     # ------------------------------------------------------------------ the checkpoint's place
 
     def checkpoint(self) -> None:
-        """The checkpointer makes one. Until there is one, nothing happens: the log holds all."""
+        """The next one is due now, if there is anything to write."""
+        if self.pipe.alive:
+            self.pipe.keeper.kept.done_ms = 1
+            self.pipe.wake()
 
     # ------------------------------------------------------------------ the end
 
@@ -243,7 +255,9 @@ class World:
         network.harsh, network.latency_ms, network.fair = 0.0, 1, True
         self.files.faults.clear()
         self.files.room = None
+        self.files.calm = True
         self.disk_level = 0
+        self.pipe.writer.pages = None
         for process in (self.pipe, *self.sidecars.values(), *self.clients):
             process._paused_until_ms = 0
         policy = policy_for(Random(self.seed), self.lease_ms)
@@ -276,6 +290,7 @@ class World:
         self.look()
         self.oracle.finished(self._left())
         self._nobody_waits()
+        self._is_bounded()
 
     def _serve_again(self) -> None:
         """Known (docs/SIMULATION.md): a service that its sidecar forgot, and that came back on the same connection,
@@ -309,6 +324,25 @@ class World:
             if sidecar.agent.handing.held:
                 runs = [run.key for run in sidecar.agent.handing.runs.all()][:3]
                 raise Violation("liveness", f"{sidecar.name} holds {runs} for ever")
+
+
+    def _is_bounded(self) -> None:
+        """What a checkpoint holds leaves memory, and the log below it goes."""
+        pipe = self.pipe
+        wanted = pipe.pipe.state.next_index if pipe.keeper.backlog_bytes else 0
+        for _ in range(6):
+            self.checkpoint()
+            self.run_for(500)
+        filed = pipe.keeper.kept.index
+        if filed < wanted:
+            raise Violation("checkpoint", f"it holds what is below {filed}, {wanted} is wanted")
+        for session in pipe.pipe.state.sessions.in_memory():
+            if session.state in (STORED, PARKED) and session.change < filed:
+                raise Violation("checkpoint", f"session {(session.term, session.index)} stays in memory")
+        segments = pipe.log.stats.segments
+        if segments > 3 + keep_bytes(self.seed) // SEGMENT_BYTES:
+            raise Violation("checkpoint", f"{segments} segments of log are kept")
+        self.look()
 
 
 _NAMED: Final = frozenset({"PARKED", "SESSION_PAUSED", "KIND_PAUSED", "ORPHAN_KIND", "FAR_TIMER"})
