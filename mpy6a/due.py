@@ -14,8 +14,10 @@ from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from typing import Final
 
+from mpy6a import limits
 from mpy6a.entries import decode_proposals
 from mpy6a.framing import Frame
+from mpy6a.limits import TICK_MS
 from mpy6a.model import Cause, Proposal, ProposalVerb
 from mpy6a.session import OPEN, PARKED, REPEATING, STORED, Session
 from mpy6a.sessions import Applied
@@ -58,7 +60,7 @@ class Due:
         self._windows: dict[int, _Window] = {}  # kind -> of the file; none without rows of it
         self._settling: _Settling | None = None
         self._worn: list[list[tuple[int, int, int]]] = []  # heaps that nobody needs
-        self._log_ms = 0  # of the last sweep
+        self._log_ms = 0  # the last sweep reached so far
 
     def open(self, log_ms: int) -> None:
         """Arm every live session after a replay. Limits that ran out meanwhile get half of their length from here."""
@@ -100,10 +102,14 @@ class Due:
 
     def expired(self, log_ms: int, most: int) -> list[Proposal]:
         """Take out what is due now, up to `most`: limits as proposals, STORED sessions into `ready`."""
-        self._log_ms = log_ms
         proposals: list[Proposal] = []
-        for index in self._wheel.due(log_ms, most):
-            session = self._state.sessions.at(index)
+        if self._settling is not None:
+            most = min(most, limits.SETTLE_DUE)  # each may have to come back from the file, at 40 us
+        indexes = self._wheel.due(log_ms, most)
+        # Rows of the file are due as far as the wheel was emptied, so that none overtakes what is still on it.
+        self._log_ms = min(log_ms // TICK_MS * TICK_MS, (self._wheel.next_ms() or log_ms + TICK_MS) - TICK_MS)
+        for index in indexes:
+            session = self._at(index)
             if session is None or session.timer_ms == 0 or session.timer_ms > log_ms:
                 continue  # finished, or an entry that an earlier one superseded
             session.timer_ms = 0
@@ -119,6 +125,18 @@ class Due:
                     Proposal(ProposalVerb.EXPIRE, session.term, index, session.epoch, session.change, cause)
                 )
         return proposals
+
+    def _at(self, index: int) -> Session | None:
+        """The session of an entry. One that was let go in a pass that is not at its end comes back for its turn: no
+        window shows it yet, and others would overtake it."""
+        sessions = self._state.sessions
+        session = sessions.at(index)
+        if session is None and self._settling is not None and index in sessions.filed:
+            assert sessions.source is not None, "filed sessions have a file"
+            session = sessions.source.load(index)
+            sessions.take_in(session)
+            self.arm(session)
+        return session
 
     def _limit_ms(self, session: Session) -> int:
         """When the session is due in truth: no idle or silence limit ends before half of its length after opening."""
@@ -140,9 +158,9 @@ class Due:
         """Kinds with sessions that may be ready."""
         if self.clock_held:
             return []
-        kinds = [kind for kind, heap in self._ready.items() if heap]
+        kinds = [kind for kind, heap in self._ready.items() if heap and heap[0][0] <= self._log_ms]
         if self._windows:
-            kinds += [kind for kind in self._windows if not self._ready.get(kind) and self._is_due(kind)]
+            kinds += [kind for kind in self._windows if kind not in kinds and self._is_due(kind)]
         return kinds
 
     def take(self, kind: int, most: int) -> list[Session]:
@@ -152,10 +170,10 @@ class Due:
         while len(taken) < most:
             if kind in self._windows:
                 self._bring_in(kind, heap)
-            if not heap:
+            if not heap or heap[0][0] > self._log_ms:  # the sweep took out some of a tick, and one before it is left
                 break
             _, stored_index, index = heappop(heap)
-            session = self._state.sessions.at(index)
+            session = self._at(index)
             if session is None or session.state != STORED or index in self.proposed:
                 continue
             delivery = session.delivery
@@ -183,8 +201,9 @@ class Due:
         next_ms = self._wheel.next_ms()
         for window in self._windows.values():
             head = window.next_ms
-            if head is not None and head > self._log_ms and (next_ms is None or head < next_ms):
-                next_ms = head
+            if head is not None and head > self._log_ms:
+                head = -(-head // TICK_MS) * TICK_MS
+                next_ms = head if next_ms is None else min(next_ms, head)
         return next_ms
 
     # ------------------------------------------------------------------ the checkpoint's file

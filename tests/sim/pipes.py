@@ -226,7 +226,6 @@ class PipeProcess(Process):
 
     def _work(self, now_ms: int) -> None:
         pipe, pusher = self.pipe, self.pusher
-        self.world.oracle.settling = pipe.due._settling is not None
         filed = pipe.state.sessions.filed
         before = filed.count
         pipe.tick(now_ms)

@@ -275,7 +275,6 @@ class World:
                 self.client(door, serves)
         self.redial()
         self.run_for(1_500)
-        self._serve_again()
         if self.pipe.pipe.due.clock_held:
             self.pipe.accept_clock()
         for client in list(self.clients):
@@ -291,16 +290,6 @@ class World:
         self.oracle.finished(self._left())
         self._nobody_waits()
         self._is_bounded()
-
-    def _serve_again(self) -> None:
-        """Known (docs/SIMULATION.md): a service that its sidecar forgot, and that came back on the same connection,
-        is not asked to serve again. Until that is mended, somebody breaks its connection."""
-        for client in self.clients:
-            if client.serves and isinstance(client.door, SidecarProcess) and client.door.alive:
-                known = client.door.agent.clients.get(client.incarnation)
-                if client.line.up and (known is None or not known.serves):
-                    self.note("known", "a forgotten service")
-                    client.line.cut()
 
     def _left(self) -> dict[tuple[int, int], str]:
         pipe = self.pipe

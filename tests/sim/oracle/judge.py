@@ -47,7 +47,6 @@ class Oracle:
         whether it lives, and nobody has said that it does not."""
         self.notes: Counter[tuple[str, str, str]] = Counter()
         self.words: list[int] = []  # what an operator's last word has to be answered
-        self.settling = False  # the pipe lets go of memory just now
         self._steady = steady
         self._lives = lives
         self._lease_ms = lease_ms
@@ -241,9 +240,7 @@ class Oracle:
     def _check_order(self, kind: int, dispatched: Sequence[Session], void: set[Session]) -> None:
         """Whoever is due first goes first: nobody who could go stands before those who do."""
         places = [(session.due_ms, session.stored_index) for session in dispatched]
-        if places != sorted(places) and self.settling:  # docs/SIMULATION.md, "Known"
-            self.notes["KNOWN", "dispatched", "out of order while memory settles"] += 1
-        elif places != sorted(places):
+        if places != sorted(places):
             raise Violation("order", f"kind {kind}: dispatched as {places}")
         if self.model.paused_kinds.get(kind, self._group_index) < self._group_index:  # said before the pipe chose
             raise Violation("order", f"kind {kind} is paused, and dispatched")
@@ -261,10 +258,6 @@ class Oracle:
             aside.append(entry)
             # Whoever came here in this very group was not there when the pipe chose.
             if session not in void and session.change < self._group_index:
-                is_late_by_tick = -(-session.due_ms // TICK_MS) * TICK_MS > self.model.log_ms
-                if self.settling or is_late_by_tick:  # docs/SIMULATION.md, "Known"
-                    self.notes["KNOWN", "passed over", "within a tick" if is_late_by_tick else "by the file"] += 1
-                    continue
                 raise Violation("order", f"kind {kind}: {session.id} due {session.due_ms} is passed over by {last}")
         for entry in aside:
             heappush(heap, entry)
