@@ -1,9 +1,9 @@
 """Python's search for cyclic garbage, for processes that keep many objects for long.
 
-A full pass visits every session in memory: 40 to 100 ms at 150,000 of them, in the middle of a turn of the loop; one over
-30,000 that are middle-aged 6 to 10, and more where a list of all of them is among these. The state, the log and what is
-in them make no cycles (tests/sim/test_garbage.py), and what a failed call leaves behind is young when it is found.
-Whoever lets go of a larger thing that does refer to itself calls `gc.collect`.
+A full pass visits every session in memory: 40 to 100 ms at 150,000 of them, in the middle of a turn of the loop; one
+over 30,000 that are middle-aged 6 to 10, and more where a list of all of them is among these. The state, the log and
+what is in them make no cycles (tests/sim/test_garbage.py), and what a failed call leaves behind is young when it is
+found. Whoever lets go of a larger thing that does refer to itself calls `gc.collect`.
 """
 
 from __future__ import annotations

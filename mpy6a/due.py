@@ -9,6 +9,7 @@ memory when they are next. After a checkpoint `settle_memory` lets the waiting o
 
 from __future__ import annotations
 
+from array import array
 from collections import deque
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
@@ -44,7 +45,8 @@ class _Settling:
     shards: deque[int]
     wheel: Wheel = field(default_factory=Wheel)  # what stays: takes the place of the sweep's at the end
     ready: dict[int, list[tuple[int, int, int]]] = field(default_factory=dict)
-    at_hand: list[Session] = field(default_factory=list)  # of the shard begun
+    # Of the shard begun, as plain numbers: a new list of so many objects is walked through by Python's collector.
+    at_hand: array[int] = field(default_factory=lambda: array("Q"))
 
 
 class Due:
@@ -264,12 +266,12 @@ class Due:
             return
         for _ in range(most):
             while not settling.at_hand and settling.shards:
-                settling.at_hand = list(sessions.shards.get(settling.shards.popleft(), {}).values())
+                settling.at_hand = array("Q", sessions.shards.get(settling.shards.popleft(), ()))
                 settling.at_hand.reverse()  # the oldest first: they come in the heap's order, more or less
             if not settling.at_hand:
                 break
-            session = settling.at_hand.pop()
-            if sessions.at(session.index) is not session:
+            session = sessions.at(settling.at_hand.pop())
+            if session is None:
                 continue  # finished meanwhile
             waits = session.state in (STORED, PARKED) and session.index not in self.proposed
             if waits and session.change < settling.before:

@@ -8,6 +8,7 @@ Never holds up the loop: the writer is another process, and memory is let go in 
 
 from __future__ import annotations
 
+import gc
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -165,6 +166,7 @@ class Keeper:
         due, log, writer = self._pipe.due, self._log, self._writer
         if due.is_settling:
             due.settle_some(limits.SETTLE_SESSIONS)
+            gc.freeze()  # a heap of 100,000 is being built: Python's collector would walk through it once, for 10 ms
         if self._pipe.disk_level and self._trim_index:
             self._trim()
         backlog = log.stats.bytes - self._logged

@@ -49,6 +49,15 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(import_module("mpy6a.testing_plugin"), "mpy6a")
 
 
+@pytest.hookimpl(tryfirst=True)  # before `-m` chooses
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    lines = Path(__file__).with_name("slow.txt").read_text(encoding="utf-8").splitlines()
+    slow = {line for line in lines if not line.startswith("#")}
+    for item in items:
+        if item.nodeid.partition("[")[0] in slow:
+            item.add_marker("slow")
+
+
 @pytest.fixture(autouse=True)
 def _root_logger() -> Iterator[None]:
     """A command that ran in this process, and logged to the stderr of its test, is not heard in the tests behind it."""
