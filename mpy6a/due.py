@@ -62,6 +62,7 @@ class Due:
         self._windows: dict[int, _Window] = {}  # kind -> of the file; none without rows of it
         self._settling: _Settling | None = None
         self._worn: list[list[tuple[int, int, int]]] = []  # heaps that nobody needs
+        self._worn_wheel: Wheel | None = None
         self._log_ms = 0  # the last sweep reached so far
 
     def open(self, log_ms: int) -> None:
@@ -253,13 +254,13 @@ class Due:
     @property
     def is_settling(self) -> bool:
         """Whether `settle_some` has more to do."""
-        return self._settling is not None or bool(self._worn)
+        return self._settling is not None or bool(self._worn) or self._worn_wheel is not None
 
     def settle_some(self, most: int) -> None:
         """Look at up to so many traces and sessions: STORED and PARKED ones that have not changed since leave memory,
         at about 1.5 us each. At the end the sweep goes over the file anew."""
         settling, sessions = self._settling, self._state.sessions
-        if self._worn:
+        if self._worn or self._worn_wheel is not None:
             self._wear_down(most)
             return
         if settling is None or not sessions.drop_traces(settling.before, most):
@@ -286,12 +287,17 @@ class Due:
         if settling.at_hand or settling.shards:
             return
         self._worn += self._ready.values()
+        self._worn_wheel = self._wheel
         self._settling, self._wheel, self._ready = None, settling.wheel, settling.ready
         self._open_windows()
 
     def _wear_down(self, most: int) -> None:
-        """Give back so many entries of heaps that were replaced: all at once would take 10 ms at 100,000."""
-        del self._worn[-1][-most:]
-        if not self._worn[-1]:
-            self._worn.pop()
+        """Give back so many entries of heaps that were replaced, then ticks of the wheel that was: all at once would
+        take 10 ms at 100,000."""
+        if self._worn:
+            del self._worn[-1][-most:]
+            if not self._worn[-1]:
+                self._worn.pop()
+        elif self._worn_wheel is not None and not self._worn_wheel.wear_down(most):
+            self._worn_wheel = None
 

@@ -40,3 +40,15 @@ def test_what_was_added_comes_out_once_in_order_of_ticks(entries: list[tuple[int
         out += taken
     ticks = sorted((-(-time_ms // TICK_MS), place, key) for place, (time_ms, key) in enumerate(entries))
     assert out == [key for _, _, key in ticks]
+
+
+def test_a_wheel_that_nobody_uses_is_given_back_in_slices() -> None:
+    """The rest at the end is nothing."""
+    wheel = Wheel()
+    for key in range(100):
+        wheel.add(key * 50, key)
+    slices = 1
+    while wheel.wear_down(7):
+        slices += 1
+    assert slices == 15
+    assert wheel.next_ms() is None
