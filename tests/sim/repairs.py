@@ -98,10 +98,15 @@ def _judge(world: World, frames: Sequence[Frame], lost: Lost, base: int, *, cut:
     gone = before[len(kept) :]
     end = gone[0].first_index if gone else pipe.pipe.state.next_index
     if gone and cut:
-        last = gone[-1].first_index + gone[-1].count - 1
-        if lost.first_index != end or (lost.last_index < last and not lost.unrecognised_bytes):
-            told = f"{lost.first_index} to {lost.last_index}"
+        unsaid = [frame.first_index for frame in gone if frame.first_index + frame.count - 1 > lost.last_index]
+        if lost.unrecognised_bytes:
+            unsaid.clear()
+        # What is damaged in the last group cannot be told from a tear: FORMAT.md, "Downsides".
+        if lost.first_index != end or (unsaid and unsaid[0] < world.oracle._group_index):
+            last, told = gone[-1].first_index + gone[-1].count - 1, f"{lost.first_index} to {lost.last_index}"
             raise Violation("repair", f"{end} to {last} is lost, {told} is said to be")
+        if unsaid:
+            world.note("repair", "last group taken for a tear")
         if not lost.unrecognised_bytes and not lost.unread_entries and not lost.unreadable_frames:
             _check_named(pipe.pipe.state, end, lost)
     elif gone and end < world.oracle._group_index:
@@ -116,7 +121,7 @@ def _judge(world: World, frames: Sequence[Frame], lost: Lost, base: int, *, cut:
 
 
 def _check_named(state: State, end: int, lost: Lost) -> None:
-    """Every session that lives and was touched in what is gone is named."""
-    touched = {(one.term, one.index) for one in state.sessions.all() if one.change >= end}
+    """Every session that lives and was touched in what is gone, as far as that is known, is named."""
+    touched = {(one.term, one.index) for one in state.sessions.all() if end <= one.change <= lost.last_index}
     if not touched <= lost.sessions:
         raise Violation("repair", f"sessions {sorted(touched - lost.sessions)[:4]} are touched, and not named")
