@@ -68,7 +68,7 @@ def read(path: Path) -> History:
             history.stories[facts["late"]].late += 1
         elif "life" in facts:
             history.lives.append(at_ns)
-        else:
+        elif "busy" not in facts:
             _answer(history, at_ns, facts["ack"], base64.b64decode(facts["message"]))
     return history
 

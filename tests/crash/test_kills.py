@@ -36,7 +36,7 @@ from tests.crash.writer import IN_FLIGHT_MIN
 from tests.ports import FreePorts
 from tests.processes import Processes
 
-pytestmark = pytest.mark.crash
+pytestmark = [pytest.mark.crash, pytest.mark.alone]
 
 SEED: Final = 20_251  # of the plan and of the writers' choices; the moments of the kills are the machine's
 WRITERS: Final = 2

@@ -10,6 +10,7 @@ The history is a JSON object a line, times in monotonic ns:
     {"at": t, "resent": number}                     the same bytes again, to the pipe's next life
     {"at": t, "late": number}                       the same bytes again, though they were answered
     {"at": t, "ack": number, "message": base64}     before anything is done about it
+    {"at": t, "busy": number}                       the pipe did not take it: it comes again, or was a late copy
     {"at": t, "life": incarnation}                  a pipe was heard that is not the one heard before
 
 It shares the codec with the package and nothing else: no session of the client library, no resend of it.
@@ -87,6 +88,7 @@ class Writer:
         self._new_requests: dict[int, None] = {}  # not answered, ascending
         self._idle: list[Open] = []
         self._answered: list[tuple[int, bytes]] = []  # the last ones, for late copies
+        self._put_off: list[tuple[int, int]] = []  # (when, number) of batches that the pipe was too busy for
         self._log_ms = 0
         self._life = b""
         self._hello_ns = 0
@@ -108,6 +110,7 @@ class Writer:
             self._receive()
             if self._log_ms and not self.stopping:
                 self._fill()
+            self._send_put_off()
             self._say_hello()
             self._flush()
             if self.acked != told:
@@ -125,6 +128,9 @@ class Writer:
                 return
             for message in unpack(payload):
                 match decode(message):
+                    case Ack(code=Code.BUSY) as ack:
+                        self._note(busy=ack.number)
+                        self._put_off.append((time.monotonic_ns() + ack.retry_after_ms * 1_000_000, ack.number))
                     case Ack() as ack:
                         self._note(ack=ack.number, message=base64.b64encode(payload).decode())
                         self._take(ack)
@@ -182,6 +188,13 @@ class Writer:
         )
 
     # ------------------------------------------------------------------ out
+
+    def _send_put_off(self) -> None:
+        """What the pipe was too busy for, once it may come again: many refused operations do that on a slow machine."""
+        now_ns = time.monotonic_ns()
+        due = [number for at_ns, number in self._put_off if at_ns <= now_ns and number in self._unanswered]
+        self._put_off = [one for one in self._put_off if one[0] > now_ns]
+        self._to_send += [self._unanswered[number].message for number in due]
 
     def _fill(self) -> None:
         while self._in_flight < IN_FLIGHT:

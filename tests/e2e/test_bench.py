@@ -67,6 +67,7 @@ def test_fsync_interval_is_never_called_durable(disk: Path) -> None:
     assert facts["rows"][0]["runs"][0]["durable"] is False  # the acks said so themselves
 
 
+@pytest.mark.alone
 def test_start_and_rest_keep_their_promises(disk: Path) -> None:
     """It starts without detours; at rest: below 1 % of a core, 65 MB for the pipe, 50 MB for the sidecar."""
     facts = bench(disk, "--level", "idle", "--through", "sidecar", "--runs", "5", "--seconds", str(REST_S))

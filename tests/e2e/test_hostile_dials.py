@@ -14,7 +14,7 @@ from tests.e2e.beside import dropped, greeted, has_not_ended, is_fine, pipe_besi
 from tests.e2e.live import KIND, Companion, Live, Peer, new_incarnation
 from tests.ports import FreePorts
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.alone]
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,7 @@ from tests.e2e.live import KIND, PIPE, START_S, Companion, Live, Peer, new_incar
 from tests.ports import FreePorts
 from tests.wire_samples import MESSAGES
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.alone]
 
 FUZZ_S: Final = 1.5  # at each of the three sockets
 SEED: Final = 6

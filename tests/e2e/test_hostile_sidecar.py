@@ -42,7 +42,7 @@ from tests.ports import FreePorts, short_directory
 from tests.processes import Processes
 from tests.wire_samples import MESSAGES
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.alone]
 
 FUZZ_S: Final = 1.5  # at each of the three sockets
 SEED: Final = 7
