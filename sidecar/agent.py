@@ -1,7 +1,7 @@
 """The sidecar without I/O: takes messages from service, pipes and dials; says what to send, start and stop.
 
-Pure: `now_ms` is an argument. Feed everything that one drain of the sockets brought, then call `flush` once:
-what belongs together leaves in one envelope. A message that is not understood is answered or dropped, and
+Pure: `now_ms` is an argument. Feed everything that one drain of the sockets brought, then call `pass_on` and `flush`
+once: what belongs together leaves in one envelope. A message that is not understood is answered or dropped, and
 counted in `counts`; nothing that a peer sends raises. Source: semantics "Pushing", "Two clocks".
 """
 
@@ -155,6 +155,13 @@ class Agent:
                 self._service.gone(client, died=True, now_ms=now_ms)
         self._pipes.tick(now_ms)
 
+    def pass_on(self) -> list[Effect]:
+        """What only goes through here, operations and their answers, before anything else is looked at: whoever sent it
+        waits. Empty where something has to be said before it; `flush` sends it then."""
+        if self.clients.back or not self._dialed.settled:
+            return []
+        return self._envelopes()
+
     def flush(self, now_ms: int) -> list[Effect]:
         """Everything to be done for what was taken since the last flush, and what is due by now."""
         self.handing.hand_out(now_ms)
@@ -165,7 +172,13 @@ class Agent:
         for side in (self._service, self._pipes, self._dialed, self.handing):
             effects.extend(side.told)
             side.told = []
-        for link in self.links:
-            effects.extend(SendPipe(link.number, envelope) for envelope in link.envelopes())
-        effects.extend(self._letters.envelopes())
+        effects += self._envelopes()
         return effects
+
+    def _envelopes(self) -> list[Effect]:
+        found: list[Effect] = []
+        for link in self.links:
+            if link.waits:
+                found.extend(SendPipe(link.number, envelope) for envelope in link.envelopes())
+        found.extend(self._letters.envelopes())
+        return found

@@ -80,6 +80,11 @@ class Dialed:
         for dial in self._dials.all():
             dial.told_through = -1
 
+    @property
+    def settled(self) -> bool:
+        """Nothing changed since the dials were answered: no run was taken or ended."""
+        return self._told_changes == self._handing.changes
+
     def answer(self) -> None:
         """Queues the hello of each new dial; of the others, Accepted and credit where they changed."""
         for dial in self._dials.waiting():

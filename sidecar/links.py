@@ -105,6 +105,11 @@ class Link:
         client.waiting_bytes += size
         return True
 
+    @property
+    def waits(self) -> bool:
+        """Whether there is something to send."""
+        return bool(self._waiting or self._own or self._unsent)
+
     def envelopes(self) -> list[bytes]:
         """What is to be sent now, in order; empty while the link is blocked."""
         if not self.writable:

@@ -144,6 +144,8 @@ class Runner:
     def _work(self) -> None:
         now_ms = self._clock.monotonic_ms()
         self._read(now_ms)
+        for effect in self._agent.pass_on():
+            self._carry_out(effect, now_ms)
         if now_ms >= self._agent.deadline():
             self._agent.tick(now_ms)
         for effect in self._agent.flush(now_ms):

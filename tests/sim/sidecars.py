@@ -113,6 +113,8 @@ class SidecarProcess(Process):
                 agent.from_service(identity, payload, now_ms, line.principal)
         if self.inbox:
             self.wake()
+        for effect in agent.pass_on():
+            self._carry(effect, now_ms)
         agent.tick(now_ms)
         for effect in agent.flush(now_ms):
             self._carry(effect, now_ms)

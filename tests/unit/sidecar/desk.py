@@ -110,7 +110,7 @@ class Desk:
         return self.flush()
 
     def flush(self) -> list[Effect]:
-        self.effects = self.agent.flush(self.now_ms)
+        self.effects = self.agent.pass_on() + self.agent.flush(self.now_ms)
         return self.effects
 
     def to_pipe(self, kind: type[AnyMessage] | None = None, link: int = 0) -> list[AnyMessage]:
