@@ -13,20 +13,22 @@ from mpy6a.messages import (
     Ack,
     AdminRequest,
     Batch,
+    Ending,
     Error,
     Goodbye,
     Heartbeat,
     Hello,
     MessageType,
     Notice,
+    Outcomes,
     Pong,
     Role,
     Serve,
     Welcome,
 )
-from mpy6a.model import NOBODY, Op, Verb
+from mpy6a.model import NOBODY, AttemptOutcome, Op, Verb
 from sidecar.values import SendPipe, SendService
-from tests.unit.sidecar.desk import ANN, ATTACHED, BOB, HTTP, OWN, Desk, welcome
+from tests.unit.sidecar.desk import ANN, ATTACHED, BOB, HTTP, OWN, Desk, part, welcome
 
 
 def batch(number: int = 1, record: bytes = b"x") -> Batch:
@@ -425,3 +427,32 @@ def test_what_a_client_may_not_send_is_refused_by_name() -> None:
     assert (error.code, error.type) == (Code.MALFORMED, MessageType.ACK)
     assert desk.to_pipe(Batch) == []
     assert desk.agent.counts["service_unexpected"] == 2
+
+
+def test_what_only_goes_through_leaves_before_anything_else() -> None:
+    """An operation and its answer wait for no credit, hello or deadline; `flush` does not say them again."""
+    desk = Desk().heard()
+    desk.service(ANN, Hello(name="app"))
+    desk.flush()
+    desk.service(ANN, batch())
+    (effect,) = desk.agent.pass_on()
+    assert isinstance(effect, SendPipe)
+    assert [message.type for message in wire.unpack(effect.payload)] == [MessageType.BATCH]
+    assert desk.agent.flush(desk.now_ms) == []
+    desk.pipe(Ack(1, first_index=7, term=5), to=ANN)
+    (answer,) = desk.agent.pass_on()
+    assert isinstance(answer, SendService)
+    assert desk.agent.flush(desk.now_ms) == []
+
+
+def test_what_has_to_be_said_before_an_operation_is() -> None:
+    """The end of a run that was told before it; nothing overtakes."""
+    desk = Desk().serving().dialed()
+    desk.push(part(7, 1))
+    desk.flush()
+    desk.service(ANN, Outcomes((Ending(5, 7, 2, AttemptOutcome.FAIL),)), pipe=1)
+    desk.service(ANN, batch())
+    assert desk.agent.pass_on() == []
+    desk.effects = desk.agent.flush(desk.now_ms)
+    assert [message.type for message in desk.packed_to_pipe()][-1] == MessageType.BATCH
+    assert len(desk.packed_to_pipe()) > 1
