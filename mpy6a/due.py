@@ -62,7 +62,7 @@ class Due:
         self._windows: dict[int, _Window] = {}  # kind -> of the file; none without rows of it
         self._settling: _Settling | None = None
         self._worn: list[list[tuple[int, int, int]]] = []  # heaps that nobody needs
-        self._worn_wheel: Wheel | None = None
+        self._worn_wheels: list[Wheel] = []
         self._log_ms = 0  # the last sweep reached so far
 
     def open(self, log_ms: int) -> None:
@@ -150,9 +150,7 @@ class Due:
         return max(session.due_ms, self.opened_ms + length_ms // 2)
 
     def _make_ready(self, session: Session) -> None:
-        delivery = session.delivery
-        assert delivery is not None
-        entry = (session.due_ms, delivery.stored_index, session.index)
+        entry = (session.due_ms, session.stored_index, session.index)
         heappush(self._ready.setdefault(session.kind, []), entry)
         if self._settling is not None:
             heappush(self._settling.ready.setdefault(session.kind, []), entry)
@@ -180,8 +178,7 @@ class Due:
             if session is None or session.state != STORED or index in self.proposed:
                 continue
             delivery = session.delivery
-            assert delivery is not None
-            if delivery.stored_index == stored_index and not delivery.paused:
+            if session.stored_index == stored_index and not (delivery is not None and delivery.paused):
                 taken[index] = session
         return list(taken.values())
 
@@ -240,27 +237,27 @@ class Due:
                     sessions.take_in(session)
                     self._make_ready(session)
             if rows:
-                last = rows[-1]
-                assert last.delivery is not None, "a stored session has a delivery"
-                window.after = (last.due_ms, last.delivery.stored_index)
+                window.after = (rows[-1].due_ms, rows[-1].stored_index)
             window.next_ms = source.next_due(kind, window.after)
         if window.next_ms is None:
             del self._windows[kind]
 
     def settle_memory(self, before: int) -> None:
         """The checkpoint holds all that was changed below this log index: begin to let it go from memory."""
+        if self._settling is not None:  # it was not at its end: what it made so far is not needed
+            self._wear(self._settling.wheel, self._settling.ready)
         self._settling = _Settling(before, deque(sorted(self._state.sessions.shards)))
 
     @property
     def is_settling(self) -> bool:
         """Whether `settle_some` has more to do."""
-        return self._settling is not None or bool(self._worn) or self._worn_wheel is not None
+        return self._settling is not None or bool(self._worn or self._worn_wheels)
 
     def settle_some(self, most: int) -> None:
         """Look at up to so many traces and sessions: STORED and PARKED ones that have not changed since leave memory,
         at about 1.5 us each. At the end the sweep goes over the file anew."""
         settling, sessions = self._settling, self._state.sessions
-        if self._worn or self._worn_wheel is not None:
+        if self._worn or self._worn_wheels:
             self._wear_down(most)
             return
         if settling is None or not sessions.drop_traces(settling.before, most):
@@ -280,24 +277,24 @@ class Due:
             elif session.timer_ms:
                 settling.wheel.add(session.timer_ms, session.index)
             elif session.state == STORED:
-                delivery = session.delivery
-                assert delivery is not None, "a stored session has a delivery"
-                entry = (session.due_ms, delivery.stored_index, session.index)
+                entry = (session.due_ms, session.stored_index, session.index)
                 heappush(settling.ready.setdefault(session.kind, []), entry)
         if settling.at_hand or settling.shards:
             return
-        self._worn += self._ready.values()
-        self._worn_wheel = self._wheel
+        self._wear(self._wheel, self._ready)
         self._settling, self._wheel, self._ready = None, settling.wheel, settling.ready
         self._open_windows()
 
+    def _wear(self, wheel: Wheel, ready: dict[int, list[tuple[int, int, int]]]) -> None:
+        self._worn += ready.values()
+        self._worn_wheels.append(wheel)
+
     def _wear_down(self, most: int) -> None:
-        """Give back so many entries of heaps that were replaced, then ticks of the wheel that was: all at once would
-        take 10 ms at 100,000."""
+        """Give back so many entries of heaps that nobody needs, then ticks of wheels: all at once would take 10 ms at
+        100,000."""
         if self._worn:
             del self._worn[-1][-most:]
             if not self._worn[-1]:
                 self._worn.pop()
-        elif self._worn_wheel is not None and not self._worn_wheel.wear_down(most):
-            self._worn_wheel = None
-
+        elif not self._worn_wheels[-1].wear_down(most):
+            self._worn_wheels.pop()

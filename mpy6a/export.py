@@ -99,7 +99,7 @@ def _image(state: State, session: Session) -> dict[str, Any]:
         "fence": str(session.fence),  # over 2^53
         "created_ms": session.created_ms,
         "due_ms": session.due_ms,
-        "stored_index": delivery.stored_index,
+        "stored_index": session.stored_index,
         "writer": session.writer.hex(),
         "target": delivery.target.hex(),
         "sidecar": delivery.sidecar,

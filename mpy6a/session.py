@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import IntEnum
+from struct import Struct
 from typing import Final
 
 from mpy6a.model import Attempt, Extra, SessionState, fence
@@ -65,6 +66,8 @@ TRANSITIONS: Final[Mapping[int, Mapping[int, int]]] = {
     Event.ADMIN_DELETE: {OPEN: GONE, STORED: GONE, REPEATING: GONE, PARKED: GONE},
 }
 
+REFERENCE: Final = Struct("<IQ")  # of a record: its length and its position in the log
+_LENGTH: Final = (1 << 32) - 1
 _MASK: Final = (1 << 64) - 1
 
 
@@ -77,7 +80,7 @@ def draw(term: int, epoch: int, index: int, most: int) -> int:
 
 
 class Delivery:
-    """What a session gathers once it is repeated; most sessions never have one."""
+    """What a session gathers once it is repeated, or an operator spoke of it; most sessions never have one."""
 
     __slots__ = (
         "attempts",  # the last ATTEMPTS_KEPT, oldest first
@@ -92,7 +95,6 @@ class Delivery:
         "repeats",
         "sidecar",  # the target's name in the routes
         "started_ms",
-        "stored_index",  # log index at which it was stored: second key of the order of dispatch
         "target",  # incarnation it is pushed to
     )
 
@@ -109,7 +111,6 @@ class Delivery:
         self.repeats = 0
         self.sidecar = ""
         self.started_ms = 0
-        self.stored_index = 0
         self.target = b""
 
 
@@ -126,10 +127,11 @@ class Session:
         "index",
         "kind",
         "last",  # (origin, epoch, first seq, count, number OK, code) of the group decided last, or None
-        "records",  # references into the log: position << 32 | length
+        "positions",  # of its records in the log, REFERENCE each: bytes, for a list of integers takes twice as much
         "seq",  # the last one taken in this epoch
         "size",  # bytes of its records
         "state",
+        "stored_index",  # log index at which it was stored: second key of the order of dispatch
         "term",
         "timer_ms",  # when the wheel will look at it next; 0: no entry
         "writer",  # client incarnation, b"" for none
@@ -144,14 +146,24 @@ class Session:
         self.seq = 0
         self.writer = writer
         self.last: tuple[bytes, int, int, int, int, int] | None = None
-        self.records: list[int] = []
+        self.positions = b""
         self.size = 0
         self.created_ms = created_ms
         self.due_ms = due_ms
+        self.stored_index = 0
         self.timer_ms = 0
         self.change = index
         self.extra: Extra | None = None
         self.delivery: Delivery | None = None
+
+    @property
+    def records(self) -> list[int]:
+        """References into the log: position << 32 | length."""
+        return [position << 32 | length for length, position in REFERENCE.iter_unpack(self.positions)]
+
+    @records.setter
+    def records(self, references: list[int]) -> None:
+        self.positions = b"".join([REFERENCE.pack(one & _LENGTH, one >> 32) for one in references])
 
     @property
     def fence(self) -> int:

@@ -289,7 +289,8 @@ class Sessions:
     def dispatch(self, session: Session, change: int, proposal: Proposal, log_ms: int, applied: Applied) -> None:
         """A new epoch for the proposal's target. Durable before the push, in every sync mode."""
         delivery = session.delivery
-        assert delivery is not None, "a stored session has a delivery"
+        if delivery is None:
+            delivery = session.delivery = Delivery()
         self._move(session, TRANSITIONS[Event.DISPATCH][session.state])
         session.epoch += 1
         session.seq = 0
@@ -357,10 +358,7 @@ class Sessions:
         session.writer = b""
         session.change = change
         session.due_ms = due_ms
-        delivery = session.delivery
-        if delivery is None:
-            delivery = session.delivery = Delivery()
-        delivery.stored_index = change
+        session.stored_index = change
         applied.timers.append(session)
 
     def park(self, session: Session, event: Event, change: int, reason: str) -> None:
@@ -460,7 +458,7 @@ def _plain(session: Session) -> dict[str, Any]:
         "charges": delivery.charges,
         "barren": delivery.barren,
         "releases": delivery.releases,
-        "stored_index": delivery.stored_index,
+        "stored_index": session.stored_index,
         "park_reason": delivery.park_reason,
         "attempts": [(a.epoch, a.outcome, a.charged) for a in delivery.attempts],
         "key": extra.key,

@@ -28,7 +28,7 @@ from mpy6a.model import (
 )
 from mpy6a.policy import Policy
 from mpy6a.requests import Client, Outcome, Requests
-from mpy6a.session import OPEN, REPEATING, STORED, TRANSITIONS, Delivery, Event, Session
+from mpy6a.session import OPEN, REFERENCE, REPEATING, STORED, TRANSITIONS, Delivery, Event, Session
 from mpy6a.sessions import Applied, Sessions
 from mpy6a.wire import RowBatch, decode_rows
 
@@ -37,6 +37,7 @@ VERDICT: Final = struct.Struct("<IHH")
 
 # Plain ints: an IntEnum's comparison costs more than the rest of the decision.
 OK: Final = int(Code.OK)
+_reference: Final = REFERENCE.pack
 FENCED: Final = int(Code.FENCED)
 GONE_CODE: Final = int(Code.GONE)
 AFTER_REFUSAL: Final = int(Code.AFTER_REFUSAL)
@@ -206,16 +207,16 @@ class State:
     def _record(self, session: Session, verb: int, position: int, length: int) -> int:
         """Append or Replace within the session's limits; other verbs carry no record."""
         if verb == APPEND:
-            policy = self.sessions.policy
-            records = session.records
-            if session.size + length > policy.session_bytes_max or len(records) >= policy.session_records_max:
+            policy, positions = self.sessions.policy, session.positions
+            records_max = policy.session_records_max
+            if session.size + length > policy.session_bytes_max or len(positions) >= records_max * REFERENCE.size:
                 return Code.TOO_LARGE
-            records.append(position << 32 | length)
+            session.positions = positions + _reference(length, position)
             session.size += length
         elif verb == REPLACE:
             if length > self.sessions.policy.session_bytes_max:
                 return Code.TOO_LARGE
-            session.records = [position << 32 | length]
+            session.positions = _reference(length, position)
             session.size = length
         return OK
 
@@ -319,7 +320,7 @@ class State:
         due_ms = log_ms + self.sessions.kind(kind).idle_ms
         session = Session(self.term, index, kind, frame.origin, log_ms, due_ms)
         if length >= 0:
-            session.records.append((frame.position + offset) << 32 | length)
+            session.positions = _reference(length, frame.position + offset)
             session.size = length
         session.extra = extra
         self.sessions.open(session)

@@ -21,7 +21,7 @@ import sys
 import time
 from typing import Final
 
-from mpy6a import collecting, limits
+from mpy6a import collecting, heap, limits
 from mpy6a.checkpoint.file import CheckpointFile
 from mpy6a.checkpoint.loading import load_state
 from mpy6a.checkpoint.writing import CheckpointWriter
@@ -125,6 +125,7 @@ def _write(checkpoints: Checkpoints, until: int) -> None:
         reached = checkpoints.go(until)
         took_ms = (time.perf_counter_ns() - started) // 1_000_000
         _say(f"done {checkpoints.state.next_index} {checkpoints.position} {took_ms} {checkpoints.settled:d}")
+    heap.give_back()
 
 
 def _say(line: str) -> None:

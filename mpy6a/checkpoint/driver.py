@@ -12,6 +12,7 @@ import sys
 from dataclasses import dataclass
 
 from mpy6a.errors import DiskFailed
+from mpy6a.heap import with_own_heap
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,7 @@ class Checkpointer:
             stdout=subprocess.PIPE,
             bufsize=0,
             close_fds=True,
+            env=with_own_heap(),
         )
         assert self._child.stdout is not None
         os.set_blocking(self._child.stdout.fileno(), False)

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from mpy6a.checksum import crc32c
 from mpy6a.model import Attempt, Extra
-from mpy6a.session import OPEN, Delivery, Session
+from mpy6a.session import REFERENCE, Delivery, Session
 
 # What a statement reads and binds: SQLite's own values.
 Value = int | str | bytes | None
@@ -58,8 +58,7 @@ COLUMNS: Final = (*INTEGERS, *TEXTS, "records_crc", "crc", "records")
 
 _FIXED: Final = Struct(f"<{len(INTEGERS) + 1}q{len(TEXTS)}I")  # the integers with records_crc, then the lengths
 _LAST: Final = Struct("<IIIIH")
-_REFERENCE: Final = Struct("<IQ")  # 12 bytes, as a reference is one integer of 96 bits
-_REFERENCE_BYTES: Final = _REFERENCE.size
+_REFERENCE_BYTES: Final = REFERENCE.size
 _LENGTH: Final = (1 << 32) - 1
 _NO_DELIVERY: Final = Delivery()
 _NO_EXTRA: Final = Extra(0)
@@ -74,8 +73,8 @@ def row_of(session: Session, records: Sequence[bytes]) -> Row:
 
     Raises ValueError if they are not, in number or in length.
     """
-    references = session.records
-    if len(records) != len(references) or sum(map(len, records)) != session.size:
+    positions = session.positions
+    if len(records) * _REFERENCE_BYTES != len(positions) or sum(map(len, records)) != session.size:
         raise ValueError(f"session {session.term}.{session.index}: other records than its references")
     delivery = session.delivery or _NO_DELIVERY
     extra = session.extra or _NO_EXTRA
@@ -92,7 +91,7 @@ def row_of(session: Session, records: Sequence[bytes]) -> Row:
         session.change,
         session.created_ms,
         session.due_ms,
-        delivery.stored_index,
+        session.stored_index,
         int(delivery.cancel),
         int(delivery.paused),
         delivery.repeats,
@@ -114,7 +113,7 @@ def row_of(session: Session, records: Sequence[bytes]) -> Row:
         delivery.park_reason,
         b"" if last is None else _LAST.pack(*last[1:]) + last[0],
         _attempts_text(delivery.attempts) if delivery.attempts else "",
-        b"".join([reference.to_bytes(_REFERENCE_BYTES, "little") for reference in references]),
+        positions,
     )
     return (*integers, *texts, records_crc, _crc(integers, records_crc, texts), joined)
 
@@ -139,14 +138,16 @@ def session_of(row: Row) -> Session:
     if last:
         session.last = (last[_LAST.size :], *_LAST.unpack_from(last))
     if positions:
-        session.records = references = references_of(positions)
-        session.size = sum([reference & _LENGTH for reference in references])
+        if len(positions) % _REFERENCE_BYTES:
+            raise BadRow("its positions are cut short")
+        session.positions = positions
+        session.size = sum([length for length, _ in REFERENCE.iter_unpack(positions)])
     if key or order_key or schema or trace:
         session.extra = Extra(0, key or "", order_key or "", schema, trace)
-    if state == OPEN and not any(row[9:19]) and not (target or sidecar or park_reason or attempts):
+    session.stored_index = stored_index
+    if not any(row[10:19]) and not (target or sidecar or park_reason or attempts):
         return session
     delivery = session.delivery = Delivery()
-    delivery.stored_index = stored_index
     delivery.cancel = bool(cancel)
     delivery.paused = bool(paused)
     delivery.repeats = repeats
@@ -168,7 +169,7 @@ def references_of(positions: bytes) -> list[int]:
     """The references of a row, in order."""
     if len(positions) % _REFERENCE_BYTES:
         raise BadRow("its positions are cut short")
-    return [position << 32 | length for length, position in _REFERENCE.iter_unpack(positions)]
+    return [position << 32 | length for length, position in REFERENCE.iter_unpack(positions)]
 
 
 def records_of(positions: bytes, records_crc: int, records: bytes) -> dict[int, bytes]:

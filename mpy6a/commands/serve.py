@@ -46,11 +46,9 @@ def run(settings: PipeSettings) -> None:
     except OSError as problem:
         raise CannotStart(f"{settings.data}: {problem.strerror}; name a directory this user may make") from None
     directory = str(settings.data)
-    header = None
-    if (settings.data / "checkpoint.db").exists():
-        file = CheckpointFile.open(directory)
-        header = file.header()
-        file.close()
+    file = CheckpointFile.open(directory)  # also where there is none: SQLite's layers are loaded here, not in the loop
+    header = file.header()
+    file.close()
     log = SegmentLog.open(
         OsFiles(),
         directory,

@@ -73,5 +73,8 @@ MUTATIONS: Final = (
     Mutation("a park by the limit comes late", SESSIONS, "if reached >= limit:", "if reached > limit:"),
     Mutation("a kick forgives nothing", STATE, "delivery.charges = delivery.barren = 0", "delivery.barren = 0"),
     Mutation("jitter is drawn short", SESSION, "* (most + 1)) >> 64", "* most) >> 64"),
-    Mutation("a Replace adds", STATE, "session.records = [position", "session.records += [position"),
+    Mutation(
+        "a Replace adds", STATE, "session.positions = _reference(length, position)\n",
+        "session.positions += _reference(length, position)\n",
+    ),
 )

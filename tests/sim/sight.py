@@ -50,16 +50,15 @@ def kept(session: Session, read: Callable[[Session], list[bytes]] | None) -> Kep
     records = tuple(one & 0xFFFFFFFF for one in session.records) if read is None else tuple(read(session))
     if delivery is None:
         extra = (False, False, 0, 0, 0, 0, "")
-        stored_index, target = 0, b""
+        target = b""
     else:
         extra = (
             delivery.cancel, delivery.paused, delivery.repeats, delivery.charges, delivery.barren, delivery.releases,
             delivery.park_reason,
         )  # fmt: skip
-        stored_index = delivery.stored_index
         target = delivery.target if session.state == REPEATING else b""
     return Kept(
         session.term, session.index, session.kind, session.state, session.epoch, session.seq, session.writer, target,
-        session.fence, session.due_ms, stored_index, session.change, records, *extra,
+        session.fence, session.due_ms, session.stored_index, session.change, records, *extra,
         session.extra.key if session.extra is not None else "",
     )  # fmt: skip

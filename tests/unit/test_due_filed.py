@@ -52,8 +52,7 @@ class Filed(World):
         taken: list[tuple[int, int]] = []
         while sessions := self.pipe.due.take(1, most):
             for session in sessions:
-                assert session.delivery is not None
-                taken.append((session.due_ms, session.delivery.stored_index))
+                taken.append((session.due_ms, session.stored_index))
         return taken
 
 

@@ -40,7 +40,7 @@ def test_every_slot_of_a_session_is_told() -> None:
     told = desk.ask("sessions.export", id=str(id))
     slots = {*Session.__slots__, *Delivery.__slots__}
     # Told under another name, or meaning nothing outside the process.
-    slots -= {"delivery", "extra", "index", "term", "last", "size", "records", "timer_ms"}
+    slots -= {"delivery", "extra", "index", "term", "last", "size", "positions", "timer_ms"}
     assert slots <= set(told["session"])
     assert {"id", "kind_id", "key", "order_key", "schema", "trace", "last_group", "bytes"} <= set(told["session"])
     assert (told["session"]["id"], told["session"]["state"]) == (str(id), "repeating")

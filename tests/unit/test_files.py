@@ -7,7 +7,7 @@ import os
 import random
 import subprocess
 import sys
-import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -266,10 +266,10 @@ def test_work_is_done_beside_the_caller_and_its_failure_comes_with_the_result(pl
 def test_without_a_thread_to_spare_the_caller_does_it_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     """A user's limit of processes is used up by others: the pipe waits for the disk, and goes on."""
 
-    def refuse(thread: threading.Thread) -> None:
+    def refuse(work: Callable[[], None], arguments: tuple[()]) -> int:
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(threading.Thread, "start", refuse)
+    monkeypatch.setattr("_thread.start_new_thread", refuse)
     done: list[int] = []
     aside = OsFiles().aside(lambda: done.append(1))
     assert aside.done

@@ -49,7 +49,6 @@ _DELIVERY_SLOTS = {
     "repeats": _U32,
     "sidecar": _TEXTS,
     "started_ms": _TIMES,
-    "stored_index": st.integers(0, _SQLITE_MAX),
     "target": st.one_of(st.just(b""), _INCARNATIONS),
 }
 
@@ -75,7 +74,8 @@ def sessions(draw: st.DrawFn) -> tuple[Session, list[bytes]]:
     session.extra = draw(st.one_of(st.none(), _EXTRAS))
     if draw(st.booleans()):
         session.last = draw(st.tuples(_INCARNATIONS, _U32, _U32, _U32, _U32, st.integers(0, (1 << 16) - 1)))
-    if session.state != OPEN or draw(st.booleans()):
+    session.stored_index = draw(st.integers(0, _SQLITE_MAX))
+    if draw(st.booleans()):
         session.delivery = draw(_deliveries())
     records = draw(st.lists(st.binary(max_size=40), max_size=4))
     positions = draw(st.lists(_POSITIONS, min_size=len(records), max_size=len(records), unique=True))
@@ -91,8 +91,7 @@ def stored(index: int, due_ms: int = 1_000, kind: int = 1, key: str = "", record
     session.last = (b"A" * 16, 1, 1, 2, 2, 0)
     session.records, session.size = [((1 << 32 | 4096 + index * 64) << 32) | len(record)], len(record)
     session.extra = Extra(0, key) if key else None
-    session.delivery = Delivery()
-    session.delivery.stored_index = index + 1
+    session.stored_index = index + 1
     return session
 
 
@@ -193,7 +192,7 @@ def some_rows() -> list[tuple[Session, list[bytes]]]:
     opened.state, opened.writer, opened.delivery = OPEN, b"W" * 16, None
     repeating.state, parked.state = REPEATING, PARKED
     for session in (repeating, parked):
-        assert session.delivery is not None
+        session.delivery = Delivery()
         session.delivery.attempts = (Attempt(2, 1, 2, 1, True, "users", "no answer"),)
     assert repeating.delivery is not None
     repeating.delivery.target, repeating.delivery.sidecar = b"T" * 16, "users"

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mpy6a.checkpoint.images import COLUMNS, INTEGERS, TEXTS, BadRow, Row, crc_of, records_of, row_of, session_of
-from mpy6a.session import OPEN, Session
+from mpy6a.session import OPEN, Delivery, Session
 
 from .samples import sessions, slots, stored
 
@@ -89,12 +89,16 @@ def test_a_row_needs_the_records_of_its_references() -> None:
             row_of(session, records)
 
 
-def test_an_open_session_that_was_never_repeated_has_no_delivery() -> None:
-    """Most sessions never have one, and do not get one by being filed; one that waits has one."""
+def test_a_session_that_was_never_repeated_has_no_delivery() -> None:
+    """Most sessions never have one, and do not get one by waiting or by being filed."""
     opened = stored(5)
     opened.state, opened.delivery = OPEN, None
     assert session_of(row_of(opened, [b"data"])).delivery is None
-    assert session_of(row_of(stored(5), [b"data"])).delivery is not None
+    assert session_of(row_of(stored(5), [b"data"])).delivery is None
+    begun = stored(5)
+    begun.delivery = Delivery()
+    begun.delivery.repeats = 1
+    assert session_of(row_of(begun, [b"data"])).delivery is not None
 
 
 def test_a_row_may_come_without_its_records() -> None:
