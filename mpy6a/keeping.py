@@ -170,7 +170,7 @@ class Keeper:
         if self._pipe.disk_level and self._trim_index:
             self._trim()
         backlog = log.stats.bytes - self._logged
-        self._pipe.behind = backlog > max(limits.CHECKPOINT_BACKLOG_BYTES, 5 * self._checkpoint_bytes)
+        self._pipe.behind = backlog > max(limits.CHECKPOINT_BACKLOG_BYTES, 3 * self._checkpoint_bytes)
         if not self.kept.done_ms:
             self.kept.done_ms = now_ms  # of no checkpoint: the first one waits like any other
         least, rest_ms = self._pace

@@ -141,10 +141,10 @@ CHECKPOINT_READER_MS: Final = 50  # the same for a reader that outstayed it once
 
 # The checkpoint (mpy6a/checkpoint/FORMAT.md).
 CHECKPOINT_BYTES: Final = 64 * MIB  # of log after which the next one begins: restart replays at most about twice that
-CHECKPOINT_BYTES_MAX: Final = 256 * MIB  # an operator's choice: below CHECKPOINT_BACKLOG_BYTES, where clients wait
+CHECKPOINT_BYTES_MAX: Final = 256 * MIB  # an operator's choice; clients wait at three times as much
 CHECKPOINT_IDLE_BYTES: Final = 1 * MIB  # and after CHECKPOINT_MS this little will do
 CHECKPOINT_MS: Final = 60_000
-CHECKPOINT_BACKLOG_BYTES: Final = 320 * MIB  # of log above the last one: batches get BUSY until the next is done
+CHECKPOINT_BACKLOG_BYTES: Final = 192 * MIB  # of log above the last one: batches get BUSY until the next is done
 CHECKPOINT_BEHIND_MS: Final = 50  # what such a batch waits before it is sent again
 LOG_KEEP_BYTES_MAX: Final = 1024 * 1024 * MIB  # of log below the last checkpoint that an operator may want to keep
 CHECKPOINT_REST_MS: Final = 10_000  # without work the process that writes checkpoints ends after this

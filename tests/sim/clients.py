@@ -20,6 +20,7 @@ from mpy6a.messages import Ending, Error, Heartbeat, Outcomes, Push, Serve, Stop
 from mpy6a.model import BY_POLICY, AttemptOutcome, Extra, SessionId, Verb
 
 from .network import Line
+from .oracle import Violation
 from .process import Process
 
 if TYPE_CHECKING:
@@ -41,18 +42,21 @@ class Token(NamedTuple):
     tag: bytes
     key: tuple[int, int]
     epoch: int
+    number: int = 0  # of the call, in its work
 
 
 class Work:
     """A session that this process writes."""
 
-    __slots__ = ("kind", "run", "unanswered", "writer")
+    __slots__ = ("calls", "kind", "refused", "run", "unanswered", "writer")
 
     def __init__(self, kind: int, writer: Writer[Token], run: RunKey | None) -> None:
         self.kind = kind
         self.writer = writer
         self.run = run
         self.unanswered = 0
+        self.calls = 0
+        self.refused = 0  # calls made by the time when a refusal was told last: what is told after it is not OK
 
 
 class Run:
@@ -163,7 +167,8 @@ class ClientProcess(Process):
         """Call an operation; False where the library refuses it."""
         writer = work.writer
         tag = b"" if record is None else record[:12]
-        token = Token(verb, work, tag, (writer.term, writer.index), writer.epoch)
+        work.calls += 1
+        token = Token(verb, work, tag, (writer.term, writer.index), writer.epoch, work.calls)
         try:
             self.connection.submit(writer, verb, token, self.clock(), record, argument)
         except Mpy6aError as problem:
@@ -240,6 +245,10 @@ class ClientProcess(Process):
             work.unanswered -= 1
             if code:
                 self.world.note("client told", type(value).__name__)
+                work.refused = work.calls
+            elif token.number <= work.refused:
+                what = f"{token.verb.name} on {key} was called behind an operation that was refused"
+                raise Violation("callers", f"{what}, and is told OK")
             if not work.unanswered and (work.writer.decision is Decision.DONE or work.writer.final is not None):
                 self._over(work)
 

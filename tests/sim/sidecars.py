@@ -22,6 +22,7 @@ from sidecar.values import (
 )
 
 from .network import Line
+from .oracle import Violation
 from .process import Process
 
 if TYPE_CHECKING:
@@ -118,6 +119,21 @@ class SidecarProcess(Process):
         agent.tick(now_ms)
         for effect in agent.flush(now_ms):
             self._carry(effect, now_ms)
+        self._judge()
+
+    def _judge(self) -> None:
+        """What holds after every turn: nobody who is heard is told gone, and no run waits beside room for it."""
+        agent = self.agent
+        for link in agent.links:
+            if any(agent.clients.get(one) is not None for one in link.gone):
+                raise Violation("sidecar", f"{self.name} tells the pipe that a client is gone, and hears it")
+        handing = agent.handing
+        for setup in self.kinds:
+            if setup.handler == "attached" and setup.id not in handing._fresh and handing.runs.waiting(setup.id):
+                client = agent.clients.least_busy(setup.id)
+                if client is not None:
+                    what = f"a run of kind {setup.id} waits at {self.name}"
+                    raise Violation("sidecar", f"{what}, and {client.name} has room")
 
     def deadline(self) -> int:
         return self.agent.deadline()

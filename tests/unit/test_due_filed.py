@@ -187,3 +187,21 @@ def test_a_looked_up_session_is_swept_all_the_same() -> None:
 
 def admin(verb: AdminVerb, id: SessionId) -> Admin:
     return Admin(verb, "test", "", (SessionKey(id.term, id.index),))
+
+
+def test_a_pass_that_is_cut_short_is_given_back_in_slices() -> None:
+    """The next checkpoint is there before the pass is at its end: what it made so far is a wheel of 100,000 ticks."""
+    world = Filed()
+    world.store(40, [1_000 + 100 * number for number in range(40)])
+    world.checkpoint(settle=False)
+    world.pipe.due.settle_some(30)
+    world.store(60, [9_000 + 100 * number for number in range(60)])
+    world.pipe.due.settle_some(30)
+    world.checkpoint(settle=False)
+    slices = 0
+    while world.pipe.due.is_settling:
+        world.pipe.due.settle_some(5)
+        slices += 1
+    assert slices > (100 + 60) // 5  # the sessions, and then the ticks of the wheels that were replaced
+    world.now_ms += 60_000
+    assert len(world.order(10)) == 100
