@@ -331,6 +331,12 @@ class Pipe:
         most = limits.DISK_GROUP_BYTES if self.disk_reserve else limits.GROUP_BYTES_MAX
         return self._bytes >= most or len(self._frames) >= limits.GROUP_FRAMES_MAX
 
+    @property
+    def is_lone(self) -> bool:
+        """Whether all there is to be logged is one operation: its writer waits for the answer and asks again then."""
+        frames = self._frames
+        return len(frames) == 1 and frames[0].count == 1 and frames[0].type == FrameType.BATCH
+
     def group(self) -> list[Frame]:
         """Take out what is to be logged now, as one group."""
         frames, self._frames, self._bytes = self._frames, [], 0

@@ -270,25 +270,38 @@ class Server:
     # ------------------------------------------------------------------ log and out
 
     def _work(self, now_ms: int) -> None:
-        pipe, pusher, log = self.pipe, self.pusher, self._log
+        """Log what came in and what time has brought, answer, hand out. Whoever works one by one has his answer before
+        anything else is looked at."""
+        pipe = self.pipe
+        self._alone = pipe.is_lone
+        logged = self._alone and self._log_group(now_ms)
         pipe.tick(now_ms)
-        pusher.turn(now_ms)
-        frames = pipe.group()
-        self._alone = len(frames) == 1 and frames[0].count == 1  # whoever works one by one asks again at once
-        if frames:
-            self._unmarked_ms = now_ms
-            log.append(frames)
-            for applied in pipe.committed(log.committed()):
-                if applied.dispatched or applied.ended or applied.void:
-                    pusher.applied(applied, now_ms)
-            if any(frame.type == FrameType.PROPOSALS for frame in frames):
-                pusher.flush()
-        elif self._unmarked_ms is not None and now_ms - self._unmarked_ms >= IDLE_MARK_MS:
-            self._unmarked_ms = None
-            log.mark()
-        self._send()
+        self.pusher.turn(now_ms)
+        if self._log_group(now_ms):
+            logged = True
+        else:
+            if self._unmarked_ms is not None and now_ms - self._unmarked_ms >= IDLE_MARK_MS:
+                self._unmarked_ms = None
+                self._log.mark()
+            self._send()
         if self._segments is not None:
-            self._keep_segments(self._segments, now_ms, bool(frames))
+            self._keep_segments(self._segments, now_ms, logged)
+
+    def _log_group(self, now_ms: int) -> bool:
+        """Write and sync what is to be logged, apply and answer it. Whether there was anything."""
+        pipe, pusher, log = self.pipe, self.pusher, self._log
+        frames = pipe.group()
+        if not frames:
+            return False
+        self._unmarked_ms = now_ms
+        log.append(frames)
+        for applied in pipe.committed(log.committed()):
+            if applied.dispatched or applied.ended or applied.void:
+                pusher.applied(applied, now_ms)
+        if any(frame.type == FrameType.PROPOSALS for frame in frames):
+            pusher.flush()
+        self._send()
+        return True
 
     def _keep_segments(self, log: SegmentLog, now_ms: int, busy: bool) -> None:
         """What a local log wants between groups: its late syncs, and the next segment zero-filled ahead."""

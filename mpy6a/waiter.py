@@ -1,8 +1,8 @@
 """Waits for ZeroMQ sockets with one system call, and for a moment without sleeping where the next message is near.
 
 A ZeroMQ socket's descriptor is readable when its I/O threads have something to tell, not while messages wait; asking
-EVENTS takes note of what they told, and so does every send. So EVENTS is asked of each socket before sleeping, and
-only of those whose descriptor spoke after it. `zmq.Poller` does as much with four calls a socket.
+for messages takes note of what they told, and so does every send. So all sockets are asked before sleeping, in one
+call, and after it only those whose descriptor spoke. `zmq.Poller` does as much with four calls a socket.
 Source: zmq_getsockopt(3), ZMQ_FD; shared evidence, "ZeroMQ traps" (spin with sched_yield only).
 """
 
@@ -12,14 +12,13 @@ import os
 import select
 import time
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 import zmq
 
-from mpy6a.sockets import Socket
+from mpy6a.sockets import Socket, readable
 
 SPIN_NS: Final = 60_000  # after an answer to a lone operation; sleeping and waking costs as much as this
-_EVENTS: Final = int(zmq.EVENTS)
 _POLLIN: Final = int(zmq.POLLIN)
 
 
@@ -27,7 +26,8 @@ class Waiter:
     """Waits for messages on `sockets`, the first of which may be spun on, and for a plain descriptor."""
 
     def __init__(self, sockets: Sequence[Socket], descriptor: int) -> None:
-        self._sockets = tuple(sockets)
+        self._first = sockets[0]
+        self._questions = [(socket, _POLLIN) for socket in sockets]
         self._descriptor = descriptor
         self._by_fd: dict[int, Socket] = {int(socket.getsockopt(zmq.FD)): socket for socket in sockets}
         self._poll = select.poll()
@@ -47,26 +47,19 @@ class Waiter:
 
     def wait(self, timeout_ms: int, *, spin: bool = False) -> set[object]:
         """The sockets with messages, and the descriptor if it is readable; empty after `timeout_ms`."""
-        first = self._sockets[0]
-        ready: set[object] = set()
-        for socket in self._sockets:
-            if self._readable(socket):
-                ready.add(socket)
+        first = self._first
+        ready: set[object] = {socket for socket, _ in zmq.zmq_poll(self._questions, 0)}
         if not ready and spin and timeout_ms:
             until_ns = time.perf_counter_ns() + SPIN_NS
             while time.perf_counter_ns() < until_ns:
                 os.sched_yield()
-                if self._readable(first):
+                if readable(first):
                     ready.add(first)
                     break
         for fd, _ in self._poll.poll(0 if ready else timeout_ms):
             one = self._by_fd.get(fd)
             if one is None:
                 ready.add(fd)
-            elif one not in ready and self._readable(one):
+            elif one not in ready and readable(one):
                 ready.add(one)
         return ready
-
-    def _readable(self, socket: Socket) -> bool:
-        events: Any = socket.getsockopt(_EVENTS)
-        return bool(events & _POLLIN)

@@ -16,15 +16,12 @@ from typing import Final
 import zmq
 
 from mpy6a import limits
-from mpy6a.sockets import Socket, bind, open_socket
+from mpy6a.sockets import Socket, bind, open_socket, readable, take_whole
 from sidecar.peers import Peers
 
 # As plain numbers: pyzmq's enums cost a conversion for each use.
 _NOBLOCK: Final = int(zmq.NOBLOCK)
 _SNDMORE: Final = int(zmq.SNDMORE) | _NOBLOCK
-_RCVMORE: Final = int(zmq.RCVMORE)
-_EVENTS: Final = int(zmq.EVENTS)
-_POLLIN: Final = int(zmq.POLLIN)
 _POLLOUT: Final = int(zmq.POLLOUT)
 _COPY_BYTES: Final = 65_536  # above it, sending without a copy is cheaper
 
@@ -75,7 +72,7 @@ class Doors:
 
     def pending(self) -> bool:
         """Has any socket more to read?"""
-        self._asked = {socket for socket in self._asked if _readable(socket)}
+        self._asked = {socket for socket in self._asked if readable(socket)}
         return bool(self._asked)
 
     # ---- reading
@@ -86,21 +83,17 @@ class Doors:
         if socket not in self._asked:
             return
         for _ in range(limits.DRAIN_MESSAGES_MAX):
-            if not _readable(socket):
+            if not readable(socket):
                 return
-            identity = socket.recv(_NOBLOCK)
-            if not socket.getsockopt(_RCVMORE):
+            identity = socket.recv(_NOBLOCK)  # a ROUTER puts it before each message: something follows
+            frame = take_whole(socket)
+            if frame is None:
                 self._counts["service_frames"] += 1
                 continue
             principal = peers.principal(identity)
             if principal is None:
-                frame = socket.recv(_NOBLOCK, copy=False)
                 principal = peers.seen(identity, frame)
-                payload = frame.bytes
-            else:
-                payload = socket.recv(_NOBLOCK)
-            if self._is_whole(socket, "service_frames"):
-                yield identity, payload, principal
+            yield identity, frame.bytes, principal
 
     def from_pipe(self, number: int) -> Iterator[bytes]:
         """What the pipe of that link sent."""
@@ -114,13 +107,16 @@ class Doors:
         """Links whose handshake was done since the last call: a peer that lives."""
         done: list[int] = []
         for number, monitor in enumerate(self._monitors):
-            for _ in self._single(monitor, ""):
+            for _ in range(limits.DRAIN_MESSAGES_MAX if monitor in self._asked else 0):
+                if not readable(monitor):
+                    break
+                take_whole(monitor)  # two frames; only that there was an event matters
                 done.append(number)
         return done
 
     def writable(self, number: int) -> bool:
         self._asked.add(self._links[number])
-        return bool(int(self._links[number].getsockopt(_EVENTS)) & _POLLOUT)
+        return bool(zmq.zmq_poll([(self._links[number], _POLLOUT)], 0))
 
     # ---- writing
 
@@ -200,27 +196,13 @@ class Doors:
     # ---- frames
 
     def _single(self, socket: Socket, counted: str) -> Iterator[bytes]:
-        """Messages of one frame; monitors speak in two, and only their number matters."""
         if socket not in self._asked:
             return
         for _ in range(limits.DRAIN_MESSAGES_MAX):
-            if not _readable(socket):
+            if not readable(socket):
                 return
-            payload = socket.recv(_NOBLOCK)
-            if self._is_whole(socket, counted) or not counted:
-                yield payload
-
-    def _is_whole(self, socket: Socket, counted: str) -> bool:
-        """Was that the last frame? If not, the rest is read away."""
-        if not socket.getsockopt(_RCVMORE):
-            return True
-        while socket.getsockopt(_RCVMORE):
-            socket.recv(_NOBLOCK)
-        if counted:
-            self._counts[counted] += 1
-        return False
-
-
-def _readable(socket: Socket) -> bool:
-    """Is there a message? Asked before each read: an exception of pyzmq costs more than ten of these."""
-    return bool(int(socket.getsockopt(_EVENTS)) & _POLLIN)
+            frame = take_whole(socket)
+            if frame is None:
+                self._counts[counted] += 1
+            else:
+                yield frame.bytes

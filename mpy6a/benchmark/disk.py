@@ -13,6 +13,7 @@ from mpy6a.errors import CannotStart
 BLOCK_BYTES: Final = 4_096  # one page: what a small group of operations writes
 FILE_BYTES: Final = 4 * 1024 * 1024
 SYNCS: Final = 64  # of one sample: 10 ms on a good disk, and a p99 over the samples of a sitting
+REST_S: Final = 0.0004  # between syncs as one operation alone makes them: its own time without the sync
 IN_MEMORY: Final = frozenset({"tmpfs", "ramfs", "devtmpfs", "hugetlbfs"})
 
 _BLOCK: Final = b"\x5a" * BLOCK_BYTES
@@ -57,10 +58,13 @@ class SyncProbe:
         os.pwrite(self._fd, bytes(FILE_BYTES), 0)
         os.fsync(self._fd)
 
-    def sample(self, syncs: int = SYNCS) -> list[int]:
-        """So many syncs, one after the other, in ns each."""
+    def sample(self, syncs: int = SYNCS, rest_s: float = 0) -> list[int]:
+        """So many syncs, one after the other, in ns each; `rest_s` seconds of sleep before each are not counted. A core
+        and a disk that have slept are slower: what is written now and then meets them so."""
         times: list[int] = []
         for _ in range(syncs):
+            if rest_s:
+                time.sleep(rest_s)
             begun = time.perf_counter_ns()
             os.pwrite(self._fd, _BLOCK, self._offset)
             os.fdatasync(self._fd)

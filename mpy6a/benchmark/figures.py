@@ -41,6 +41,7 @@ class Run:
     operations_per_ack: float
     disk_p50_us: float
     disk_p99_us: float
+    disk_rested_p50_us: float  # of syncs with `disk.REST_S` before each; the others are back to back
     loop_ns: float  # of `calibration`, around this run
     durable: bool  # every single ack of the run said so
 
@@ -81,8 +82,11 @@ def percentile(ordered: Sequence[int], share: float) -> int:
     return ordered[min(len(ordered) - 1, int(len(ordered) * share))]
 
 
-def run_of(measured: Measured, syncs: int, disk_ns: Sequence[int], loop_ns: float) -> Run:
-    """The figures of one run; `syncs` are the log's own between its first and its last operation."""
+def run_of(
+    measured: Measured, syncs: int, disk_ns: Sequence[int], rested_ns: Sequence[int], loop_ns: float
+) -> Run:
+    """The figures of one run; `syncs` are the log's own between its first and its last operation, `disk_ns` and
+    `rested_ns` times of syncs beside it, back to back and each after a rest."""
     operations = measured.operations
     latencies, disk = sorted(measured.latencies_ns), sorted(disk_ns)
     return Run(
@@ -94,6 +98,7 @@ def run_of(measured: Measured, syncs: int, disk_ns: Sequence[int], loop_ns: floa
         operations_per_ack=measured.operations_all / measured.acks,
         disk_p50_us=percentile(disk, 0.5) / 1000,
         disk_p99_us=percentile(disk, 0.99) / 1000,
+        disk_rested_p50_us=percentile(sorted(rested_ns), 0.5) / 1000,
         loop_ns=loop_ns,
         durable=measured.acks_not_durable == 0,
     )

@@ -35,7 +35,7 @@ def table(sitting: Sitting) -> str:
     """Title and a Markdown table: medians over the runs, the rate with its lowest and highest."""
     names = ["pipe", *(["sidecar"] if sitting.plan.through == "sidecar" else []), CLIENT]
     heads = ["in flight", "k ops/s (min-max)", "p50 ms", "p99 ms", *(f"{name} CPU us/op" for name in names)]
-    heads += ["syncs/op", "ops/ack", "disk sync p50 us", "p99 us", "loop ns"]
+    heads += ["syncs/op", "ops/ack", "disk sync p50 us", "p99 us", "rested p50 us", "loop ns"]
     lines = [heads, *(_cells(row, names) for row in sitting.rows)]
     return f"{title(sitting)}\n{machine_text()}\n\n{markdown(lines)}"
 
@@ -53,6 +53,7 @@ def _cells(row: Row, names: list[str]) -> list[str]:
         f"{row.spread(lambda run: run.operations_per_ack).median:.1f}",
         f"{row.spread(lambda run: run.disk_p50_us).median:.0f}",
         f"{row.spread(lambda run: run.disk_p99_us).median:.0f}",
+        f"{row.spread(lambda run: run.disk_rested_p50_us).median:.0f}",
         f"{row.spread(lambda run: run.loop_ns).median:.0f}",
     ]
 

@@ -12,7 +12,7 @@ from typing import Final, Protocol
 
 from mpy6a.benchmark.api import ApiLoad
 from mpy6a.benchmark.calibration import loop_ns
-from mpy6a.benchmark.disk import SyncProbe, real_disk
+from mpy6a.benchmark.disk import REST_S, SyncProbe, real_disk
 from mpy6a.benchmark.exchange import ExchangeLoad
 from mpy6a.benchmark.figures import CpuClock, Measured, Row, Run, run_of
 from mpy6a.benchmark.greeting import first_answer
@@ -103,7 +103,7 @@ def _run(
     plan: Plan, place: Place, probe: SyncProbe, door: str, in_flight: int, children: Sequence[Child]
 ) -> Run:
     gc.collect()  # the run before: not this one's to pay for
-    disk_ns, turn_ns = probe.sample(), loop_ns()
+    disk_ns, rested_ns, turn_ns = probe.sample(), probe.sample(rest_s=REST_S), loop_ns()
     before = syncs(place.doors.admin)
     load: Load = ExchangeLoad(door) if plan.level == "exchange" else ApiLoad(door, plan.loop)
     try:
@@ -117,7 +117,8 @@ def _run(
     done = syncs(place.doors.admin) - before
     if not measured.operations:
         raise Unavailable(f"no operation ended in {plan.seconds:g} s: measure for longer with --seconds")
-    return run_of(measured, done, disk_ns + probe.sample(), (turn_ns + loop_ns()) / 2)
+    disk_ns, rested_ns = disk_ns + probe.sample(), rested_ns + probe.sample(rest_s=REST_S)
+    return run_of(measured, done, disk_ns, rested_ns, (turn_ns + loop_ns()) / 2)
 
 
 def _cpu(children: Sequence[Child]) -> Iterator[tuple[str, int]]:

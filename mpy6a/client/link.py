@@ -10,11 +10,10 @@ from typing import Final
 import zmq
 
 from mpy6a import limits
+from mpy6a.sockets import readable, take_whole
 
 # As plain numbers: pyzmq's enums cost a conversion for each use (evidence.md, "ZeroMQ from Python").
 _NOBLOCK: Final = int(zmq.NOBLOCK)
-_EVENTS: Final = int(zmq.EVENTS)
-_POLLIN: Final = int(zmq.POLLIN)
 _UP: Final = int(zmq.EVENT_HANDSHAKE_SUCCEEDED)
 _DOWN: Final = int(zmq.EVENT_DISCONNECTED)
 _EVENT: Final = struct.Struct("=HI")
@@ -74,26 +73,24 @@ class Link:
 
     def pending(self) -> bool:
         """Whether `receive` would find something."""
-        return bool(int(self.socket.getsockopt(_EVENTS)) & _POLLIN)
+        return readable(self.socket)
 
     def receive(self) -> list[bytes]:
         """What has arrived, at most DRAIN_MESSAGES_MAX messages; what has more than one frame is dropped."""
         payloads: list[bytes] = []
         socket = self.socket
-        while len(payloads) < _DRAIN_MAX and int(socket.getsockopt(_EVENTS)) & _POLLIN:
-            frame = socket.recv(_NOBLOCK, copy=False)
-            if not frame.more:
+        while len(payloads) < _DRAIN_MAX and readable(socket):
+            frame = take_whole(socket)
+            if frame is None:
+                self.dropped += 1
+            else:
                 payloads.append(frame.bytes)
-                continue
-            self.dropped += 1
-            while frame.more:
-                frame = socket.recv(_NOBLOCK, copy=False)
         return payloads
 
     def changes(self) -> list[bool]:
         """Since the last call, in order: True for a handshake done, False for a connection lost."""
         found: list[bool] = []
-        while int(self._monitor.getsockopt(_EVENTS)) & _POLLIN:
+        while readable(self._monitor):
             event, *_ = self._monitor.recv_multipart(_NOBLOCK)
             number, _ = _EVENT.unpack(event)
             found.append(number == _UP)

@@ -226,21 +226,29 @@ class PipeProcess(Process):
 
     def _work(self, now_ms: int) -> None:
         pipe, pusher = self.pipe, self.pusher
+        lone = pipe.is_lone
+        if lone and not self._logged(now_ms):
+            return
         filed = pipe.state.sessions.filed
         before = filed.count
         pipe.tick(now_ms)
         pusher.turn(now_ms)
         if filed.count < before:
             self.world.note("memory", "came back for its turn")
-        frames = pipe.group()
-        if not self._survives(lambda: self._log_group(frames, now_ms)):
-            return
+        if self._logged(now_ms, busy=lone):
+            self._survives(lambda: self._keep(now_ms))
+
+    def _logged(self, now_ms: int, *, busy: bool = False) -> bool:
+        """Log and answer what there is; whether the pipe lives."""
+        frames = self.pipe.group()
+        if not self._survives(lambda: self._log_group(frames, now_ms, busy)):
+            return False
         if self.die_before_answers and frames:
             self.world.note("pipe", "died between log and answers")
             self.die()
-            return
+            return False
         self._send()
-        self._survives(lambda: self._keep(now_ms))
+        return True
 
     def _survives(self, work: Callable[[], None]) -> bool:
         """Do what the disk may not survive; whether the pipe lives."""
@@ -256,7 +264,7 @@ class PipeProcess(Process):
             world.files.crash(world.chance)
         return self.alive
 
-    def _log_group(self, frames: Sequence[Frame], now_ms: int) -> None:
+    def _log_group(self, frames: Sequence[Frame], now_ms: int, busy: bool) -> None:
         pipe, log, world = self.pipe, self.log, self.world
         if frames:
             self._unmarked_ms = now_ms
@@ -271,7 +279,7 @@ class PipeProcess(Process):
         due_ms = log.sync_due()
         if due_ms is not None and now_ms >= due_ms:
             log.sync()
-        if not frames:
+        if not frames and not busy:
             log.prepare()
         pipe.disk_level = 1 if log.disk_full else 0
         world.disk_level_asked(pipe)

@@ -40,7 +40,8 @@ MOUNTS = [
 ]
 RUN = Run(
     operations_s=100_000, p50_us=1_000, p99_us=3_000, cpu_us={"pipe": 2.0, "client": 1.0}, syncs_per_operation=0.01,
-    operations_per_ack=100, disk_p50_us=100, disk_p99_us=300, loop_ns=50, durable=True,
+    operations_per_ack=100, disk_p50_us=100, disk_p99_us=300, disk_rested_p50_us=150,
+    loop_ns=50, durable=True,
 )  # fmt: skip
 PLAN = Plan("exchange", "direct", (256,), 3, 2.0, 256, "always", "asyncio", Path())
 
@@ -146,8 +147,8 @@ def measured(acks_not_durable: int) -> Measured:
 
 
 def test_a_run_is_durable_only_if_no_ack_said_otherwise() -> None:
-    assert run_of(measured(0), 5, [1], 50.0).durable
-    assert not run_of(measured(1), 5, [1], 50.0).durable
+    assert run_of(measured(0), 5, [1], [1], 50.0).durable
+    assert not run_of(measured(1), 5, [1], [1], 50.0).durable
 
 
 def test_a_sitting_is_durable_only_if_every_run_was_and_the_pipe_synced_always() -> None:
@@ -172,13 +173,13 @@ def test_the_report_says_not_durable_first_and_in_plain_words() -> None:
 
 
 def test_a_run_divides_by_what_was_counted() -> None:
-    run = run_of(measured(0), 25, list(range(1_000, 101_000, 1_000)), 50.0)
+    run = run_of(measured(0), 25, list(range(1_000, 101_000, 1_000)), [3_000, 1_000, 2_000], 50.0)
     assert run.operations_s == 2_000
     assert (run.p50_us, run.p99_us) == (51.0, 100.0)
     assert run.cpu_us == {"pipe": 2.0}
     assert run.syncs_per_operation == 0.02  # the log counts warm-up and end too
     assert run.operations_per_ack == 250
-    assert (run.disk_p50_us, run.disk_p99_us) == (51.0, 100.0)
+    assert (run.disk_p50_us, run.disk_p99_us, run.disk_rested_p50_us) == (51.0, 100.0, 2.0)
 
 
 def test_spread_and_percentile() -> None:
@@ -230,8 +231,9 @@ def test_the_probe_writes_within_its_zero_filled_file_and_leaves_nothing(tmp_pat
     times = probe.sample(3)
     assert len(times) == 3
     assert min(times) > 0
+    assert max(probe.sample(1, rest_s=0.25)) < 250_000_000  # the rest is not counted
     assert file.stat().st_size == FILE_BYTES
-    assert file.read_bytes()[: 4 * BLOCK_BYTES] == b"\x5a" * 3 * BLOCK_BYTES + bytes(BLOCK_BYTES)
+    assert file.read_bytes()[: 5 * BLOCK_BYTES] == b"\x5a" * 4 * BLOCK_BYTES + bytes(BLOCK_BYTES)
     probe.close()
     assert list(tmp_path.iterdir()) == []
 
