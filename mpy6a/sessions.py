@@ -150,13 +150,13 @@ class Sessions:
 
     def records(self, session: Session, read: Callable[[int, int], bytes]) -> list[bytes]:
         """The bytes of a session's records: from its row what is older than the checkpoint, by `read` the rest."""
-        below, source = self.filed_below, self.source
-        old: dict[int, bytes] = {}
-        if source is not None and any(reference >> 32 < below for reference in session.records):
-            old = source.records(session.index)
+        below, source, references = self.filed_below << 32, self.source, session.records
+        if source is None or not references or references[0] >= below:  # they stand in the order of the log
+            return [read(reference >> 32, reference & _LENGTH) for reference in references]
+        old = source.records(session.index)
         return [
-            old[reference] if reference >> 32 < below else read(reference >> 32, reference & _LENGTH)
-            for reference in session.records
+            old[reference] if reference < below else read(reference >> 32, reference & _LENGTH)
+            for reference in references
         ]
 
     def kind(self, number: int) -> KindPolicy:

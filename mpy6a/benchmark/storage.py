@@ -21,6 +21,7 @@ from mpy6a.benchmark.greeting import first_answer
 from mpy6a.benchmark.place import Place
 from mpy6a.benchmark.processes import Child
 from mpy6a.client.operator import Operator
+from mpy6a.collecting import leave_the_old
 from mpy6a.errors import Unavailable
 
 Told = Callable[[str], None]
@@ -63,7 +64,8 @@ class Stored:
 
     sessions: int
     run: Filled
-    rss_bytes: int  # of all processes of the pipe, after the checkpoint
+    resident_bytes: int  # of all processes of the pipe, after the checkpoint
+    rss_bytes: int  # the same with the libraries' pages, which they share, counted once for each process
     log_bytes: int
     file_bytes: int
     restart_s: float
@@ -108,7 +110,8 @@ def _stored(plan: StoragePlan, told: Told) -> Stored:
         run = _fill(place, pipe, plan.in_flight[0], plan.sessions)
         told(f"{plan.sessions} sessions: {_line(run)}")
         _await_checkpoint(place, told)
-        rss = sum(_rss_bytes(pid) for pid in _family(pipe.pid))
+        family = _family(pipe.pid)
+        maps = [_mappings(pid) for pid in family]
         data = place.data / "data"
         log_bytes = sum(path.stat().st_size for path in (data / "log").iterdir())
         file_bytes = sum(path.stat().st_size for path in data.glob("checkpoint.db*"))
@@ -120,7 +123,9 @@ def _stored(plan: StoragePlan, told: Told) -> Stored:
         warm = _sweep(data, told)
         _forget_cache(data / "checkpoint.db")
         cold = _sweep(data, told)
-    return Stored(plan.sessions, run, rss, log_bytes, file_bytes, restart_s, warm, cold)
+    return Stored(
+        plan.sessions, run, _resident(maps), sum(map(_rss, maps)), log_bytes, file_bytes, restart_s, warm, cold
+    )
 
 
 def _started(place: Place) -> Child:
@@ -176,9 +181,32 @@ def _family(pid: int) -> list[int]:
     return [pid, *(one for child in children for one in _family(int(child)))]
 
 
-def _rss_bytes(pid: int) -> int:
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS:"))
+def _mappings(pid: int) -> dict[str, tuple[int, int]]:
+    """Of each file that a process has mapped ("": no file), bytes of its own and bytes of the file's in memory."""
+    found: dict[str, tuple[int, int]] = {}
+    path, rss = "", 0
+    for line in Path(f"/proc/{pid}/smaps").read_text(errors="surrogateescape").splitlines():
+        name, _, value = line.partition(":")
+        if "-" in name.partition(" ")[0]:  # "7f..-7f.. r-xp 00000000 fe:00 1234    /usr/lib/libc.so.6"
+            path = line.split(maxsplit=5)[5] if line.count("/") else ""
+        elif name == "Rss":
+            rss = int(value.split()[0]) * 1024
+        elif name == "Anonymous":
+            own = int(value.split()[0]) * 1024
+            before = found.get(path, (0, 0))
+            found[path] = before[0] + own, before[1] + rss - own
+    return found
+
+
+def _rss(mappings: dict[str, tuple[int, int]]) -> int:
+    return sum(map(sum, mappings.values()))
+
+
+def _resident(family: Sequence[dict[str, tuple[int, int]]]) -> int:
+    """What they have in memory together: a file's page is there once, whoever has mapped it."""
+    files = {path for one in family for path in one}
+    shared = sum(max(one.get(path, (0, 0))[1] for one in family) for path in files)
+    return shared + sum(own for one in family for own, _ in one.values())
 
 
 def _sweep(data: Path, told: Told) -> float:
@@ -188,6 +216,7 @@ def _sweep(data: Path, told: Told) -> float:
     from mpy6a.due import Due
     from mpy6a.limits import PROPOSALS_MAX
 
+    leave_the_old()  # as the pipe does
     file = CheckpointFile.open(str(data))
     state = load_state(file, 1)
     due = Due(state)
@@ -252,7 +281,9 @@ def text(facts: dict[str, Any]) -> str:
     stored = facts.get("stored")
     if stored:
         mib = 1 << 20
-        sizes = {name: f"{stored[name] / mib:.0f} MiB" for name in ("rss_bytes", "log_bytes", "file_bytes")}
+        sizes = {
+            name: f"{stored[name] / mib:.0f} MiB" for name in ("resident_bytes", "rss_bytes", "log_bytes", "file_bytes")
+        }
         run = stored["run"]
         lines += [
             "",
@@ -260,7 +291,8 @@ def text(facts: dict[str, Any]) -> str:
             f" operations/s with {run['checkpoints']} checkpoints, longest stall {run['stall_ms']:.2f} ms,"
             f" {run['stall_cpu_ms']:.2f} of CPU:",
             "",
-            f"- resident, all processes of the pipe: {sizes['rss_bytes']}",
+            f"- resident, all processes of the pipe: {sizes['resident_bytes']} ="
+            f" {stored['resident_bytes'] / 1e6:.0f} MB ({sizes['rss_bytes']} with shared libraries counted for each)",
             f"- log {sizes['log_bytes']}, checkpoint {sizes['file_bytes']}",
             f"- restart to first answer {stored['restart_s']:.2f} s",
             f"- due sweep {stored['sweep_warm_s']:.0f} sessions/s, from a cold cache {stored['sweep_cold_s']:.0f}",

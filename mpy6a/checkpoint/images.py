@@ -59,7 +59,6 @@ COLUMNS: Final = (*INTEGERS, *TEXTS, "records_crc", "crc", "records")
 _FIXED: Final = Struct(f"<{len(INTEGERS) + 1}q{len(TEXTS)}I")  # the integers with records_crc, then the lengths
 _LAST: Final = Struct("<IIIIH")
 _REFERENCE_BYTES: Final = REFERENCE.size
-_LENGTH: Final = (1 << 32) - 1
 _NO_DELIVERY: Final = Delivery()
 _NO_EXTRA: Final = Extra(0)
 
@@ -165,25 +164,19 @@ def session_of(row: Row) -> Session:
     return session
 
 
-def references_of(positions: bytes) -> list[int]:
-    """The references of a row, in order."""
-    if len(positions) % _REFERENCE_BYTES:
-        raise BadRow("its positions are cut short")
-    return [position << 32 | length for length, position in REFERENCE.iter_unpack(positions)]
-
-
-def records_of(positions: bytes, records_crc: int, records: bytes) -> dict[int, bytes]:
-    """The bytes of a row's records by reference; who passes `positions` has checked the row. Raises BadRow."""
+def put_records(found: dict[int, bytes], positions: bytes, records_crc: int, records: bytes) -> None:
+    """Put the bytes of a row's records into `found`, by reference; who passes `positions` has checked the row. Raises
+    BadRow."""
     if crc32c(records) != records_crc:
         raise BadRow("the checksum of its records is wrong")
-    found: dict[int, bytes] = {}
+    if len(positions) % _REFERENCE_BYTES:
+        raise BadRow("its positions are cut short")
     at = 0
-    for reference in references_of(positions):
-        found[reference] = records[at : at + (reference & _LENGTH)]
-        at += reference & _LENGTH
+    for length, position in REFERENCE.iter_unpack(positions):
+        found[position << 32 | length] = records[at : at + length]
+        at += length
     if at != len(records):
         raise BadRow("its records have another length than its positions say")
-    return found
 
 
 def crc_of(*columns: Value) -> int:
@@ -195,7 +188,13 @@ def crc_of(*columns: Value) -> int:
 
 
 def _crc(integers: Row, records_crc: int, texts: Row) -> int:
-    """The same for a session, whose shape is known."""
+    """The same for a session, whose shape is known; most have none of the texts."""
+    writer, target, sidecar, key, order_key, schema, trace, park_reason, last, attempts, positions = texts
+    if not (sidecar or key or order_key or schema or park_reason or attempts):
+        fixed = _FIXED.pack(
+            *integers, records_crc, len(writer), len(target), 0, 0, 0, 0, len(trace), 0, len(last), 0, len(positions)
+        )
+        return crc32c(b"".join((fixed, writer, target, trace, last, positions)))
     as_bytes = [text if type(text) is bytes else text.encode() if text else b"" for text in texts]
     return crc32c(_FIXED.pack(*integers, records_crc, *map(len, as_bytes)) + b"".join(as_bytes))
 

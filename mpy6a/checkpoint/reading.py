@@ -16,7 +16,7 @@ import apsw
 from mpy6a import limits
 from mpy6a.checkpoint.damage import DamagedRow, errno_of, meaning
 from mpy6a.checkpoint.header import HEADER_COLUMNS, CheckpointHeader
-from mpy6a.checkpoint.images import COLUMNS, BadRow, Row, Value, crc_of, records_of, session_of
+from mpy6a.checkpoint.images import COLUMNS, BadRow, Row, Value, crc_of, put_records, session_of
 from mpy6a.errors import Mpy6aError
 from mpy6a.liveset import BITMAP_BYTES, LiveSet
 from mpy6a.requests import Client, Outcome
@@ -122,10 +122,12 @@ class CheckpointReads:
         if recent is None:
             return self._read_records(index)
         self._recent_bytes -= _kept_bytes(recent)
+        found = _Records(self, index)
         try:
-            return _Records(self, index, records_of(*recent))
+            put_records(found, *recent)
         except BadRow as error:
             raise DamagedRow(self.path, "sessions", index, str(error)) from None
+        return found
 
     def part(self, index: int, start: int, length: int) -> bytes:
         """So many bytes of the row's records, joined, from `start` on: 0.5 ms for half a MiB out of 16 MiB.
@@ -268,7 +270,9 @@ class CheckpointReads:
         row = rows[0]
         try:
             session_of(row)  # the row's checksum covers what the records are checked by
-            return records_of(row[_POSITIONS_AT], row[_RECORDS_CRC_AT], row[_RECORDS_AT])
+            found: dict[int, bytes] = {}
+            put_records(found, row[_POSITIONS_AT], row[_RECORDS_CRC_AT], row[_RECORDS_AT])
+            return found
         except _WRONG as error:
             raise self._meaning(error, "sessions", index) from error
 
@@ -283,8 +287,7 @@ def _kept_bytes(kept: tuple[bytes, int, bytes]) -> int:
 class _Records(dict[int, bytes]):
     """Records that were read with their row; looks again for one that the row got later."""
 
-    def __init__(self, file: CheckpointReads, index: int, found: dict[int, bytes]) -> None:
-        super().__init__(found)
+    def __init__(self, file: CheckpointReads, index: int) -> None:
         self._file = file
         self._index = index
 

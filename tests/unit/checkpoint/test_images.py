@@ -9,12 +9,18 @@ from crc32c import crc32c
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpy6a.checkpoint.images import COLUMNS, INTEGERS, TEXTS, BadRow, Row, crc_of, records_of, row_of, session_of
+from mpy6a.checkpoint.images import COLUMNS, INTEGERS, TEXTS, BadRow, Row, crc_of, put_records, row_of, session_of
 from mpy6a.session import OPEN, Delivery, Session
 
 from .samples import sessions, slots, stored
 
 POSITIONS, RECORDS_CRC, CRC, RECORDS = map(COLUMNS.index, ("positions", "records_crc", "crc", "records"))
+
+
+def records_of(positions: bytes, crc: int, records: bytes) -> dict[int, bytes]:
+    found: dict[int, bytes] = {}
+    put_records(found, positions, crc, records)
+    return found
 
 
 @given(sessions())
