@@ -124,6 +124,20 @@ def test_memory_and_file_are_due_in_one_order_within_a_tick() -> None:
     assert len(found) == 5
 
 
+def test_a_tick_that_is_taken_out_in_parts_waits_for_its_last() -> None:
+    """Found by the simulator: what a first part made ready went before what was due earlier, and in a second."""
+    world = Filed()
+    world.store(20, [1_010 - number // 2 for number in range(20)])
+    world.now_ms += 2_000
+    found: list[tuple[int, int]] = []
+    for _ in range(20):
+        world.pipe.due.expired(world.log_ms, 3)
+        for kind in world.pipe.due.ready_kinds():
+            found += [(session.due_ms, session.stored_index) for session in world.pipe.due.take(kind, 10)]
+    assert found == sorted(found)
+    assert len(found) == 20
+
+
 def test_what_is_not_due_stays_in_the_file() -> None:
     """The sweep wakes for it when it is: its due time is a deadline of the pipe."""
     world = Filed()
