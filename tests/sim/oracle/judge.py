@@ -14,7 +14,7 @@ from mpy6a.errors import Code
 
 from .decoding import read_batch, read_verdicts
 from .facts import ADMIN, BATCH, OPENING, POLICY, PROPOSALS, FrameSeen, Kept, PolicySeen, Told, Violation
-from .model import DAY_MS, OPEN, PARKED, REPEATING, STORED, Key, Session
+from .model import OPEN, PARKED, REPEATING, STORED, Key, Session
 from .verdicts import Answer, Verdicts
 
 _DISPATCH: Final = 1
@@ -345,10 +345,6 @@ class Oracle:
                 # (semantics, "On a gone session"). Only a stranger can do that to a handler.
                 self.notes["CALLER", "told OK", "by another's Delete"] += 1
                 return
-            gone = self.model.finished.get(key)
-            if gone is not None and gone[0] != epoch and gone[1] + DAY_MS <= self.model.log_ms:
-                self.notes["KNOWN", "told OK", "a day after it was finished in another epoch"] += 1
-                return  # docs/SIMULATION.md, "Known"
             if verb in ("DELETE", "STORE"):
                 if (key, epoch, verb) not in self._decided:
                     raise Violation("caller", f"{verb} of {key} epoch {epoch} is told OK, and is not in the log")

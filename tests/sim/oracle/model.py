@@ -100,7 +100,6 @@ class Model:
         self.sessions: dict[Key, Session] = {}
         self.keys: dict[tuple[int, str], Session] = {}
         self.traces: OrderedDict[Key, tuple[int, int]] = OrderedDict()  # -> epoch, log time
-        self.finished: dict[Key, tuple[int, int]] = {}  # every one that is gone -> epoch, log time
         self.clients: OrderedDict[bytes, Client] = OrderedDict()
         self.paused_kinds: dict[int, int] = {}  # -> log index of the word
         self.stored: list[Session] = []  # every one that came to STORED since `take_stored`
@@ -205,7 +204,6 @@ class Model:
         if session.key:
             self.keys.pop((session.kind, session.key), None)
         session.state = 0
-        self.finished[session.id] = (trace_epoch or session.epoch, self.log_ms)
         if trace_epoch:
             self.traces[session.id] = (trace_epoch, self.log_ms)
 
