@@ -50,12 +50,18 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` chooses
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     lines = Path(__file__).with_name("slow.txt").read_text(encoding="utf-8").splitlines()
     slow = {line for line in lines if not line.startswith("#")}
     for item in items:
         if item.nodeid.partition("[")[0] in slow:
             item.add_marker("slow")
+    # Planted faults are no part of the inner loop: they run in the profiles ci and soak, or when asked for.
+    if PROFILE == "quick" and "mutation" not in config.option.markexpr:
+        planted = [item for item in items if item.get_closest_marker("mutation")]
+        if planted:
+            config.hook.pytest_deselected(items=planted)
+            items[:] = [item for item in items if item not in planted]
 
 
 @pytest.fixture(autouse=True)

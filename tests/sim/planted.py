@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,17 +53,23 @@ def edited(name: str) -> tuple[str, dict[str, str]]:
     Raises ValueError for a text that is not there exactly once: the code moved on, and the fault has to follow.
     """
     fault = tomllib.loads((FAULTS / f"{name}.toml").read_text(encoding="utf-8"))
+    return str(fault["summary"]), texts_of(name, fault["edit"])
+
+
+def texts_of(name: str, edits: Iterable[Mapping[str, str]]) -> dict[str, str]:
+    """What becomes of each file that these edits change. Raises ValueError, as `edited` does."""
     texts: dict[str, str] = {}
-    for edit in fault["edit"]:
+    for edit in edits:
         file = edit["file"]
-        text = texts.get(file) or (_parent(file.partition("/")[0]) / file).read_text(encoding="utf-8")
+        text = texts.get(file) or (parent(file.partition("/")[0]) / file).read_text(encoding="utf-8")
         if text.count(edit["old"]) != 1:
             raise ValueError(f"{name}: {text.count(edit['old'])} places in {file}: {edit['old']!r}")
         texts[file] = text.replace(edit["old"], edit["new"])
-    return str(fault["summary"]), texts
+    return texts
 
 
-def _parent(package: str) -> Path:
+def parent(package: str) -> Path:
+    """Where the shipped package is: the checkout, or where it is installed."""
     found = {"mpy6a": mpy6a, "sidecar": sidecar}[package].__file__
     assert found is not None
     return Path(found).parent.parent
@@ -72,15 +78,33 @@ def _parent(package: str) -> Path:
 def plant(name: str, place: Path) -> str:
     """Copy the shipped source to `place` and make the fault's edits there; its summary. Raises ValueError."""
     summary, texts = edited(name)
+    copy_source(place, texts)
+    return summary
+
+
+def copy_source(place: Path, texts: Mapping[str, str]) -> None:
+    """Copy the shipped source to `place`, with these texts instead of its own."""
     for package in ("mpy6a", "sidecar"):
-        parent = _parent(package)
-        shutil.copytree(parent / package, place / package, ignore=shutil.ignore_patterns("__pycache__"))
+        here = parent(package)
+        shutil.copytree(here / package, place / package, ignore=shutil.ignore_patterns("__pycache__"))
         for beside in ("schemas", "configs"):
-            if (parent / beside).is_dir() and not (place / beside).exists():
-                shutil.copytree(parent / beside, place / beside)
+            if (here / beside).is_dir() and not (place / beside).exists():
+                shutil.copytree(here / beside, place / beside)
     for file, text in texts.items():
         (place / file).write_text(text, encoding="utf-8")
-    return summary
+
+
+def simulate(place: Path, *arguments: str, seconds: float = SECONDS) -> subprocess.CompletedProcess[str]:
+    """Run the simulator on the source at `place`, in a process of its own. Raises TimeoutExpired."""
+    root = Path(__file__).parents[2]
+    environment = {
+        **os.environ, "PYTHONPATH": f"{place}{os.pathsep}{root}", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONHASHSEED": "0",
+    }  # fmt: skip
+    command = [sys.executable, "-m", "tests.sim", *arguments]
+    # From there: whatever is found first on the path is what is tested.
+    return subprocess.run(
+        command, cwd=place, env=environment, capture_output=True, text=True, timeout=seconds, check=False
+    )
 
 
 def hunt(name: str, budget: int = BUDGET) -> Found:
@@ -88,15 +112,9 @@ def hunt(name: str, budget: int = BUDGET) -> Found:
     with tempfile.TemporaryDirectory(prefix="planted-") as folder:
         place = Path(folder)
         summary = plant(name, place)
-        root = Path(__file__).parents[2]
-        environment = {**os.environ, "PYTHONPATH": f"{place}{os.pathsep}{root}", "PYTHONDONTWRITEBYTECODE": "1"}
-        command = [sys.executable, "-m", "tests.sim", "--seeds", f"0:{budget}", "--first"]
         begun = time.monotonic()
-        # From the copy: whatever is found first on the path is what is tested.
         try:
-            ended = subprocess.run(
-                command, cwd=place, env=environment, capture_output=True, text=True, timeout=SECONDS, check=False
-            )
+            ended = simulate(place, "--seeds", f"0:{budget}", "--first")
         except subprocess.TimeoutExpired:
             return Found(name, summary, -1, budget, time.monotonic() - begun, "out of time")
         took = time.monotonic() - begun

@@ -31,9 +31,9 @@ class Outcome:
     marks: Counter[str] = field(default_factory=Counter)
 
 
-def run(seed: int, length: int = LENGTH, only: Iterable[int] | None = None) -> Outcome:
+def run(seed: int, length: int = LENGTH, only: Iterable[int] | None = None, of: Sequence[str] = ()) -> Outcome:
     """One run of a seed, all of its steps or some of them."""
-    interval, steps = plan(seed, length)
+    interval, steps = plan(seed, length, of)
     chosen = list(range(length)) if only is None else [number for number in only if number < length]
     return run_steps(seed, interval, [steps[number] for number in chosen])
 
@@ -83,9 +83,11 @@ def _count(world: World, outcome: Outcome) -> None:
     marks["network: lives of the pipe"] += world.pipe.lives
 
 
-def shrink(seed: int, outcome: Outcome, length: int = LENGTH, seconds: float = 60.0) -> tuple[list[int], Outcome]:
-    """The fewest steps, found in bounded time, that break the same rule."""
-    interval, steps = plan(seed, length)
+def shrink(
+    outcome: Outcome, interval: bool, steps: Sequence[Step], seconds: float = 60.0
+) -> tuple[list[int], Outcome]:
+    """Which steps are left, the fewest that were found in bounded time to break the same rule, and what they do."""
+    seed, length = outcome.seed, len(steps)
     kept = list(range(min(outcome.step + 1, length)))
     best = outcome
     until = time.monotonic() + seconds

@@ -87,13 +87,14 @@ POWER: Final = frozenset({"lose power", "cut power"})  # what a log that syncs a
 WAITS_MS: Final = (2, 10, 10, 40, 40, 150, 600, 2_500, 9_000)
 
 
-def plan(seed: int, length: int) -> tuple[bool, Sequence[Step]]:
-    """The steps of a seed, and whether its log syncs at intervals. Each run has some kinds of faults, not all."""
+def plan(seed: int, length: int, of: Sequence[str] = ()) -> tuple[bool, Sequence[Step]]:
+    """The steps of a seed, and whether its log syncs at intervals. Each run has some kinds of faults, not all: `of`
+    says which, where something rare is looked for."""
     chance = Random(seed ^ 0x5EED)
     interval = chance.random() < 0.25
     always = ALWAYS | POWER if interval else ALWAYS
     names = [name for name in WEIGHTS if name in always or chance.random() < 0.55]
     weights = [WEIGHTS[name] * (3 if interval and name in POWER else 1) for name in names]
-    some = chance.choices(names, weights, k=length)
+    some = chance.choices(of, k=length) if of else chance.choices(names, weights, k=length)
     steps = [Step(name, chance.randrange(1 << 32), chance.choice(WAITS_MS)) for name in some]
     return interval, steps
