@@ -112,10 +112,14 @@ class Keeper:
         replayed: int,
         checkpoint_bytes: int = limits.CHECKPOINT_BYTES,
         keep_bytes: int = 0,
+        *,
+        stopwatch_ns: Callable[[], int] = int,
     ) -> None:
         """`open_file` gives the file's reading side after the first commit; `replayed` are the bytes of log above the
         last checkpoint, `checkpoint_bytes` those after which the next one begins, `keep_bytes` those of log that stay
-        below it, for whoever wants to read them."""
+        below it, for whoever wants to read them. `stopwatch_ns` ends a turn's work for memory after SETTLE_NS: it
+        decides how soon memory is free, and nothing else; without one the number of slices does."""
+        self._stopwatch_ns = stopwatch_ns
         self._keep_bytes = keep_bytes
         self._trim_index = 0  # below it the log is in the file
         self._trimmed = (0, 0)  # of the last trim: this index, and the bytes kept below it
@@ -165,7 +169,11 @@ class Keeper:
         """Let go of some memory; ask for the next checkpoint when there is enough to write."""
         due, log, writer = self._pipe.due, self._log, self._writer
         if due.is_settling:
-            due.settle_some(limits.SETTLE_SESSIONS)
+            until_ns = self._stopwatch_ns() + limits.SETTLE_NS
+            for _ in range(limits.SETTLE_SLICES):
+                due.settle_some(limits.SETTLE_SESSIONS)
+                if not due.is_settling or self._stopwatch_ns() >= until_ns:
+                    break
             gc.freeze()  # a heap of 100,000 is being built: Python's collector would walk through it once, for 10 ms
         if self._pipe.disk_level and self._trim_index:
             self._trim()

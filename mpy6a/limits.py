@@ -148,7 +148,9 @@ CHECKPOINT_BACKLOG_BYTES: Final = 192 * MIB  # of log above the last one: batche
 CHECKPOINT_BEHIND_MS: Final = 50  # what such a batch waits before it is sent again
 LOG_KEEP_BYTES_MAX: Final = 1024 * 1024 * MIB  # of log below the last checkpoint that an operator may want to keep
 CHECKPOINT_REST_MS: Final = 10_000  # without work the process that writes checkpoints ends after this
-SETTLE_SESSIONS: Final = 250  # sessions looked at in one turn for leaving memory: 0.5 to 1.7 ms
+SETTLE_SESSIONS: Final = 50  # sessions looked at in one slice for leaving memory: 0.14 ms, up to 1 where others compute
+SETTLE_SLICES: Final = 10  # of one turn, while they have taken less than ...
+SETTLE_NS: Final = 1_000_000
 SETTLE_DUE: Final = 64  # and entries of the sweep in such a turn: 2 to 3 ms where all of them come from the file
 
 # The disk's levels (mpy6a/disk.py). Shares keep small disks usable, bytes keep big ones from being refused half empty.

@@ -133,7 +133,7 @@ class Server:
             replayed = self._segments.replayed_bytes
             self._keeper = Keeper(
                 self.pipe, self._segments, self._checkpoints, self._open_file, replayed, self._checkpoint_bytes,
-                self._keep_bytes,
+                self._keep_bytes, stopwatch_ns=time.perf_counter_ns,
             )
 
     def run(self) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import pytest
+
 from mpy6a import limits
 from mpy6a.filed import Filed
 from mpy6a.keeping import Done, Keeper
@@ -138,3 +140,24 @@ def test_a_writer_without_room_is_waited_for_and_not_asked_all_the_time() -> Non
     assert len(scribe.asked) == 1
     scribe.full = True
     assert keeper.deadline(2_000_001) == 2_000_000 + limits.CHECKPOINT_REST_MS
+
+
+def test_memory_leaves_until_a_turn_has_had_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In slices, so that no turn of the loop is held by it, however slow the machine; quick ones do more of them."""
+    world, clock, slices = World(), [0], []
+    keeper = Keeper(world.pipe, Logged(), Scribe(), no_file, 0, stopwatch_ns=lambda: clock[0])
+    world.new(b"A" * 16, b"x")
+    world.pipe.due.settle_memory(0)
+    slice_ns = [limits.SETTLE_NS // 3 + 1]
+
+    def settle_some(most: int) -> None:
+        slices.append(most)
+        clock[0] += slice_ns[0]
+
+    monkeypatch.setattr(world.pipe.due, "settle_some", settle_some)
+    keeper.turn(1_000)
+    assert slices == [limits.SETTLE_SESSIONS] * 3
+    slices.clear()
+    slice_ns[0] = 0
+    keeper.turn(1_001)
+    assert slices == [limits.SETTLE_SESSIONS] * limits.SETTLE_SLICES
