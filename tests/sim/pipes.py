@@ -410,10 +410,10 @@ class PipeProcess(Process):
         for session in sessions.all():
             yield kept(session, (lambda one: sessions.records(one, read)) if records else None)
 
-    def frames_of_log(self) -> list[FrameSeen]:
-        """What the log still holds."""
+    def frames_from(self, index: int) -> list[FrameSeen]:
+        """What was committed from a log index on."""
         frames = self.world.oracle.frames
-        return frames[bisect_left(frames, self.log.first_index, key=lambda frame: frame.first_index) :]
+        return frames[bisect_left(frames, index, key=lambda frame: frame.first_index) :]
 
     def reasons(self) -> dict[tuple[int, int], str]:
         """Why each session is not running."""
