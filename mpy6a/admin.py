@@ -18,14 +18,16 @@ from mpy6a.messages import AdminReply, AdminRequest, Message
 from mpy6a.model import AdminVerb, AttemptOutcome, SessionId, SessionState
 from mpy6a.pipe import Pipe
 from mpy6a.push import Pusher
+from mpy6a.reasons import REASONS
 from mpy6a.session import Delivery, Session
 from mpy6a.sessions import Applied
 from mpy6a.version import __version__
-from mpy6a.why import why
+from mpy6a.why import why, why_kind
 
 Facts = Callable[[], dict[str, Any]]
 LIST_MAX = 1_000  # sessions in one page of a list; `after` takes the next
 SCAN_MAX = 20_000  # sessions looked at for one page: about 5 ms of the loop
+WHY_MAX = 1_000  # the same where each one's reason has to be found
 _NO_DELIVERY = Delivery()
 _KIND_WORDS = {"pause": AdminVerb.PAUSE, "resume": AdminVerb.RESUME}
 _WORDS = {"kick": AdminVerb.KICK, "delete": AdminVerb.DELETE, "park": AdminVerb.PARK, "cancel": AdminVerb.CANCEL}
@@ -85,7 +87,7 @@ class AdminDoor:
             case "sessions.export":
                 return self._export(self._session(arguments), arguments, now_ms)
             case "kinds.list":
-                return {"kinds": self._kinds()}
+                return {"kinds": self._kinds(self._pipe.log_ms(now_ms))}
             case verb if verb.startswith("kinds.") and verb.removeprefix("kinds.") in _KIND_WORDS:
                 self._say_kind(sender, message, request, arguments, now_ms)
                 return None
@@ -121,15 +123,16 @@ class AdminDoor:
             "clock_held": pipe.due.clock_held,
             "disk_level": pipe.disk_level,
             "live": state.sessions.live(),
-            "kinds": self._kinds(),
+            "kinds": self._kinds(log_ms),
             "oldest_due_ms": max(0, log_ms - oldest_ms) if oldest_ms is not None else None,
             "sidecars": self._pusher.status(),
             "dropped": dict(sorted(pipe.dropped.items())),
             **self._facts(),
         }
 
-    def _kinds(self) -> list[dict[str, Any]]:
-        """Every kind that is routed, live or paused: how many sessions are in which state, and who paused it why."""
+    def _kinds(self, log_ms: int) -> list[dict[str, Any]]:
+        """Every kind that is routed, live or paused: how many sessions are in which state, for how long the oldest that
+        is due has waited and for what, and who paused it why."""
         state = self._pipe.state
         live: dict[int, dict[str, int]] = {}
         for count, sessions in state.sessions.counts.items():
@@ -141,8 +144,13 @@ class AdminDoor:
             _, who, reason = state.paused_kinds.get(number, (0, "", ""))
             paused = {"who": who, "reason": reason} if number in state.paused_kinds else None
             states = {one.name.lower(): live.get(number, {}).get(one.name.lower(), 0) for one in SessionState}
-            ready = self._pipe.due.ready(number)
-            found.append({"kind": number, "name": names.get(number, ""), **states, "ready": ready, "paused": paused})
+            ready, oldest_ms = self._pipe.due.ready(number), self._pipe.due.oldest_of(number)
+            cause, detail = why_kind(self._pipe, self._pusher, number) if ready else ("", "")
+            waits: dict[str, Any] = {"oldest_due_ms": None if oldest_ms is None else max(0, log_ms - oldest_ms)}
+            waits |= {"why": cause, "detail": detail}
+            found.append(
+                {"kind": number, "name": names.get(number, ""), **states, "ready": ready, **waits, "paused": paused}
+            )
         return found
 
     def _list(self, arguments: dict[str, Any], now_ms: int) -> dict[str, Any]:
@@ -152,16 +160,21 @@ class AdminDoor:
         if state_name and state_name.upper() not in SessionState.__members__:
             raise BadRequest(f"state {state_name[:20]!r}: allowed are open, stored, repeating, parked")
         number = self._kind(kind) if kind is not None else None
+        wanted = str(arguments.get("why", "")).upper()
+        if wanted and wanted not in REASONS:
+            raise BadRequest(f"why {wanted[:20]!r}: allowed are {', '.join(REASONS)}")
         if not most:
             raise BadRequest("limit: found 0, allowed is 1 or more")
         found: list[dict[str, Any]] = []
-        room = limits.ADMIN_BYTES_MAX // 2
+        room, scan, log_ms = limits.ADMIN_BYTES_MAX // 2, WHY_MAX if wanted else SCAN_MAX, self._pipe.log_ms(now_ms)
         for scanned, session in enumerate(self._pipe.state.sessions.after(after)):
-            if len(found) == most or scanned == SCAN_MAX or room < 0:
+            if len(found) == most or scanned == scan or room < 0:
                 break  # the loop has others to serve: `after` goes on from here
             after = session.index
-            if (not state_name or SessionState(session.state).name == state_name.upper()) and (
-                number is None or session.kind == number
+            if (
+                (not state_name or SessionState(session.state).name == state_name.upper())
+                and (number is None or session.kind == number)
+                and (not wanted or why(self._pipe, self._pusher, session, log_ms)[0] == wanted)
             ):
                 found.append(self._describe(session, now_ms))
                 room -= len(json.dumps(found[-1]))

@@ -192,8 +192,15 @@ class Due:
 
     def oldest_ms(self) -> int | None:
         """Due time of the session that waits longest, over all kinds."""
-        heads = [heap[0][0] for heap in self._ready.values() if heap]
-        heads += [window.next_ms or 0 for kind, window in self._windows.items() if self._is_due(kind)]
+        heads = [self.oldest_of(kind) for kind in {*self._ready, *self._windows}]
+        return min((head for head in heads if head is not None), default=None)
+
+    def oldest_of(self, kind: int) -> int | None:
+        """Due time of the session of a kind that waits longest; None if none is due."""
+        heap, window = self._ready.get(kind), self._windows.get(kind)
+        heads = [heap[0][0]] if heap else []
+        if window is not None and window.next_ms is not None and self._is_due(kind):
+            heads.append(window.next_ms)
         return min(heads, default=None)
 
     def next_ms(self) -> int | None:

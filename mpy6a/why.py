@@ -1,17 +1,19 @@
 """Why is this session not running? Exactly one answer for every live session; computed, never stored.
 
 The first that holds of the list in semantics, "Why is this session not running?". What a later stage adds
-(BREAKER_OPEN, BEHIND, SOLO, SCHEMA, LIMIT, APP_UNHEALTHY) has its place in the order.
+(BREAKER_OPEN, BEHIND, SOLO, SCHEMA, LIMIT, APP_UNHEALTHY) has its place in the order. In words: `mpy6a.reasons`.
 """
 
 from __future__ import annotations
 
 from mpy6a.pipe import Pipe
+from mpy6a.policy import KindPolicy
 from mpy6a.push import Pusher
 from mpy6a.session import OPEN, PARKED, REPEATING, Session
 
+Reason = tuple[str, str]  # its name, and a detail for people
 
-def why(pipe: Pipe, pusher: Pusher, session: Session, log_ms: int) -> tuple[str, str]:
+def why(pipe: Pipe, pusher: Pusher, session: Session, log_ms: int) -> Reason:
     """(reason, detail) for people and filters. Pure: reads the pipe and the pusher, changes nothing."""
     delivery, kind = session.delivery, pipe.state.policy.kinds.get(session.kind)
     if session.state == PARKED:
@@ -24,12 +26,33 @@ def why(pipe: Pipe, pusher: Pusher, session: Session, log_ms: int) -> tuple[str,
         return "ORPHAN_KIND", f"kind {session.kind} is in no route"
     if delivery is not None and delivery.paused:
         return "SESSION_PAUSED", ""
-    if session.kind in pipe.state.paused_kinds:
-        return "KIND_PAUSED", pipe.state.paused_kinds[session.kind][2]
-    if pipe.due.clock_held:
-        return "CLOCK", "the wall clock leapt; if it is right: `mpy6a clock accept`"
+    held = _held(pipe, kind)
+    if held is not None:
+        return held
     if session.due_ms > log_ms:
         return "TIMER", f"due in {(session.due_ms - log_ms) / 1000:.1f} s"
+    return _turn(pipe, pusher, kind)
+
+
+def why_kind(pipe: Pipe, pusher: Pusher, number: int) -> Reason:
+    """The same for a kind: what its sessions wait for that are due and not paused themselves."""
+    kind = pipe.state.policy.kinds.get(number)
+    if kind is None:
+        return "ORPHAN_KIND", f"kind {number} is in no route"
+    return _held(pipe, kind) or _turn(pipe, pusher, kind)
+
+
+def _held(pipe: Pipe, kind: KindPolicy) -> Reason | None:
+    """What keeps a whole kind back, due or not."""
+    if kind.id in pipe.state.paused_kinds:
+        return "KIND_PAUSED", pipe.state.paused_kinds[kind.id][2]
+    if pipe.due.clock_held:
+        return "CLOCK", "the wall clock leapt; if it is right: `mpy6a clock accept`"
+    return None
+
+
+def _turn(pipe: Pipe, pusher: Pusher, kind: KindPolicy) -> Reason:
+    """What keeps back what is due."""
     if pipe.disk_level >= 2:
         return "DISK", f"the pipe's disk is nearly full: {pipe.disk_cause}" if pipe.disk_cause else ""
     connected = pusher.connected(kind.sidecars)

@@ -17,6 +17,7 @@ from mpy6a.client.operator import Operator
 from mpy6a.config import find_pipe_config, load_pipe
 from mpy6a.errors import NoSuchSession, Refused
 from mpy6a.model import SessionId
+from mpy6a.reasons import REASONS, sentence
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 PAGE = 1_000
@@ -113,11 +114,14 @@ def kinds_table(kinds: list[dict[str, Any]]) -> Any:
     from rich.text import Text
 
     names = ("kind", "name", "open", "stored", "repeating", "parked", "ready")
-    table = Table(*names, "paused")
+    table = Table(*names, "oldest due", "waits for", "paused")
     for kind in kinds:
-        paused = kind["paused"]
-        why = f"by {paused['who']}: {paused['reason']}" if paused else ""
-        table.add_row(*(str(kind[name]) for name in names), Text(why))  # what somebody typed is no markup
+        paused, waited_ms = kind["paused"], kind["oldest_due_ms"]
+        by = f"by {paused['who']}: {paused['reason']}" if paused else ""
+        waited = "" if waited_ms is None else f"{waited_ms / 1000:.1f} s"
+        waits = f"{kind['why']} {kind['detail']}".strip()
+        columns = (str(kind[name]) for name in names)
+        table.add_row(*columns, waited, Text(waits), Text(by))  # what somebody typed is no markup
     return table
 
 
@@ -151,19 +155,27 @@ def accept(config: Path | None, admin: str | None, as_json: bool) -> None:
 
 @click.group()
 def sessions() -> None:
-    """Live sessions: list, show, export, kick, park, cancel, delete."""
+    """Live sessions: list, show, why, export, kick, park, cancel, delete."""
 
 
 @sessions.command("list")
 @with_door
 @click.option("--state", type=click.Choice(["open", "stored", "repeating", "parked"]))
 @click.option("--kind", help="name or number")
+@click.option("--why", type=click.Choice(list(REASONS), case_sensitive=False), help="only what waits for this reason")
 @click.option("--limit", type=click.IntRange(1), default=100, show_default=True)
 def list_(
-    config: Path | None, admin: str | None, as_json: bool, state: str | None, kind: str | None, limit: int
+    config: Path | None,
+    admin: str | None,
+    as_json: bool,
+    state: str | None,
+    kind: str | None,
+    why: str | None,
+    limit: int,
 ) -> None:
     """Live sessions by index, each with the one reason why it is not running."""
-    arguments: dict[str, Any] = {name: value for name, value in (("state", state), ("kind", kind)) if value}
+    asked = (("state", state), ("kind", kind), ("why", why))
+    arguments: dict[str, Any] = {name: value for name, value in asked if value}
     found: list[dict[str, Any]] = []
     while True:
         page = ask(config, admin, "sessions.list", arguments | {"limit": min(PAGE, limit - len(found))})
@@ -211,6 +223,17 @@ def show(config: Path | None, admin: str | None, as_json: bool, session: str, re
                 click.echo(f"{name}: {value}")
 
     show_facts(as_json, facts, text)
+
+
+@sessions.command("why")
+@with_door
+@click.argument("session", type=_Id())
+def why_(config: Path | None, admin: str | None, as_json: bool, session: str) -> None:
+    """Why a session is not running: one sentence, and what to do."""
+    facts = ask(config, admin, "sessions.show", {"id": session})
+    said, todo = sentence(facts)
+    told = {name: facts[name] for name in ("id", "kind", "state", "why", "detail")} | {"sentence": said, "todo": todo}
+    show_facts(as_json, told, lambda _: click.echo(f"{said}\n{todo}"))
 
 
 @sessions.command()

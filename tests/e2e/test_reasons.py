@@ -77,6 +77,13 @@ def test_every_session_is_worked_on_or_waits_for_a_reason_that_has_a_name(
         _mpy6a("sessions", "park", str(parked), "--reason", "looked at by hand", at=place.path)
         still = {str(later): "TIMER", str(paused): "KIND_PAUSED", str(parked): "PARKED"}
         _await_reasons(place, still | {str(opened): "OPEN_BY", str(waits): "NO_SIDECAR"})
+        said, todo = _mpy6a("sessions", "why", str(paused), at=place.path).splitlines()
+        assert said == f"{paused} (other) waits: its kind is paused: its service is being repaired."
+        assert todo == "Say `mpy6a kinds resume other`."
+        listed = json.loads(_mpy6a("sessions", "list", "--why", "no_sidecar", "--json", at=place.path))
+        assert [one["id"] for one in listed["sessions"]] == [str(waits)]
+        kinds = {one["name"]: one for one in json.loads(_mpy6a("kinds", "list", "--json", at=place.path))["kinds"]}
+        assert {name: one["why"] for name, one in kinds.items()} == {"work": "NO_SIDECAR", "other": "KIND_PAUSED"}
 
         place.sidecar = place.start_sidecar()
         _await_reasons(place, still | {str(opened): "OPEN_BY", str(waits): "NO_CREDIT"})
