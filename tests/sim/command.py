@@ -169,6 +169,10 @@ def _summary(marks: Counter[str], done: int, operations: int, entries: int, took
         f"{done} seeds, {operations} operations ({entries} entries of the log) in {took:.1f} s: "
         f"{operations / took:.0f}/s, {operations / max(cpu, 0.001):.0f}/s a core"
     )
-    for prefix in ("step: ", "fault: ", "network: ", "open: ", "flip: ", "pipe: ", "sidecar: ", "client: ", "ack: "):
-        told = [f"{name[len(prefix):]} {times}" for name, times in sorted(marks.items()) if name.startswith(prefix)]
-        print(f"{prefix}{', '.join(told)}")
+    told: dict[str, list[str]] = {}
+    for name, times in sorted(marks.items()):
+        prefix, found, rest = name.partition(": ")
+        if found:  # else a cell: --marks tells the missing ones
+            told.setdefault(prefix, []).append(f"{rest} {times}")
+    for prefix, rests in told.items():
+        print(f"{prefix}: {', '.join(rests)}")
