@@ -14,8 +14,9 @@ from typing import Any
 from mpy6a import export, limits
 from mpy6a.entries import Admin, SessionKey
 from mpy6a.errors import BadRequest, Code, DiskLow, Mpy6aError, NoSuchSession, Refused
+from mpy6a.fingerprints import error_class, fingerprint
 from mpy6a.messages import AdminReply, AdminRequest, Message
-from mpy6a.model import AdminVerb, AttemptOutcome, SessionId, SessionState
+from mpy6a.model import AdminVerb, Attempt, AttemptOutcome, SessionId, SessionState
 from mpy6a.pipe import Pipe
 from mpy6a.push import Pusher
 from mpy6a.reasons import REASONS
@@ -27,7 +28,8 @@ from mpy6a.why import why, why_kind
 Facts = Callable[[], dict[str, Any]]
 LIST_MAX = 1_000  # sessions in one page of a list; `after` takes the next
 SCAN_MAX = 20_000  # sessions looked at for one page: about 5 ms of the loop
-WHY_MAX = 1_000  # the same where each one's reason has to be found
+ERROR_SHOWN = 120  # characters of a message in a list
+WHY_MAX = 1_000  # the same where each one's reason or last error has to be found
 _NO_DELIVERY = Delivery()
 _KIND_WORDS = {"pause": AdminVerb.PAUSE, "resume": AdminVerb.RESUME}
 _WORDS = {"kick": AdminVerb.KICK, "delete": AdminVerb.DELETE, "park": AdminVerb.PARK, "cancel": AdminVerb.CANCEL}
@@ -161,12 +163,14 @@ class AdminDoor:
             raise BadRequest(f"state {state_name[:20]!r}: allowed are open, stored, repeating, parked")
         number = self._kind(kind) if kind is not None else None
         wanted = str(arguments.get("why", "")).upper()
+        failed = bool(arguments.get("failed"))
         if wanted and wanted not in REASONS:
             raise BadRequest(f"why {wanted[:20]!r}: allowed are {', '.join(REASONS)}")
         if not most:
             raise BadRequest("limit: found 0, allowed is 1 or more")
         found: list[dict[str, Any]] = []
-        room, scan, log_ms = limits.ADMIN_BYTES_MAX // 2, WHY_MAX if wanted else SCAN_MAX, self._pipe.log_ms(now_ms)
+        room, scan = limits.ADMIN_BYTES_MAX // 2, WHY_MAX if wanted or failed else SCAN_MAX
+        log_ms = self._pipe.log_ms(now_ms)
         for scanned, session in enumerate(self._pipe.state.sessions.after(after)):
             if len(found) == most or scanned == scan or room < 0:
                 break  # the loop has others to serve: `after` goes on from here
@@ -174,6 +178,7 @@ class AdminDoor:
             if (
                 (not state_name or SessionState(session.state).name == state_name.upper())
                 and (number is None or session.kind == number)
+                and (not failed or _last_error(session.delivery or _NO_DELIVERY)["fingerprint"])
                 and (not wanted or why(self._pipe, self._pusher, session, log_ms)[0] == wanted)
             ):
                 found.append(self._describe(session, now_ms))
@@ -222,6 +227,7 @@ class AdminDoor:
             "due_in_ms": session.due_ms - log_ms if session.due_ms else None,
             "why": reason,
             "detail": detail,
+            **_last_error(delivery),
         }
 
     def _details(self, session: Session, records: bool) -> dict[str, Any]:
@@ -237,7 +243,7 @@ class AdminDoor:
             "key": extra.key if extra else "",
             "record_bytes": [reference & 0xFFFFFFFF for reference in session.records],
             "attempts": [
-                attempt._asdict() | {"outcome": AttemptOutcome(attempt.outcome).name.lower()}
+                attempt._asdict() | {"outcome": AttemptOutcome(attempt.outcome).name.lower()} | _error(attempt)
                 for attempt in delivery.attempts
             ],
         }
@@ -305,6 +311,22 @@ class AdminDoor:
             self._ok(sender, message, request, {"kind": number, word: True, "was_paused": was_paused})
 
         self._pipe.say(Admin(_KIND_WORDS[word], who=who, reason=reason, kind=number), now_ms, done)
+
+
+def _error(attempt: Attempt) -> dict[str, str]:
+    """What an attempt has in common with others that failed like it."""
+    if attempt.outcome in (AttemptOutcome.DECIDED, AttemptOutcome.CANCELLED):
+        return {"error": "", "fingerprint": ""}
+    return {"error": error_class(attempt.message), "fingerprint": fingerprint(attempt.message)}
+
+
+def _last_error(delivery: Delivery) -> dict[str, str]:
+    """The same of a session: of its last attempt, if that failed, with its message."""
+    if not delivery.attempts:
+        return {"error": "", "fingerprint": "", "message": ""}
+    last = delivery.attempts[-1]
+    found = _error(last)
+    return found | {"message": last.message[:ERROR_SHOWN] if found["fingerprint"] else ""}
 
 
 def _integer(arguments: dict[str, Any], name: str, default: int) -> int:

@@ -6,7 +6,7 @@ import base64
 import getpass
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -163,7 +163,8 @@ def sessions() -> None:
 @click.option("--state", type=click.Choice(["open", "stored", "repeating", "parked"]))
 @click.option("--kind", help="name or number")
 @click.option("--why", type=click.Choice(list(REASONS), case_sensitive=False), help="only what waits for this reason")
-@click.option("--limit", type=click.IntRange(1), default=100, show_default=True)
+@click.option("--group-by", type=click.Choice(["error"]), help="count those whose last run failed, by kind and error")
+@click.option("--limit", type=click.IntRange(1), default=100, show_default=True, help="without --group-by")
 def list_(
     config: Path | None,
     admin: str | None,
@@ -171,11 +172,16 @@ def list_(
     state: str | None,
     kind: str | None,
     why: str | None,
+    group_by: str | None,
     limit: int,
 ) -> None:
     """Live sessions by index, each with the one reason why it is not running."""
-    asked = (("state", state), ("kind", kind), ("why", why))
+    asked = (("state", state), ("kind", kind), ("why", why), ("failed", group_by == "error"))
     arguments: dict[str, Any] = {name: value for name, value in asked if value}
+    if group_by:
+        groups = _by_error(_pages(config, admin, arguments))
+        show_facts(as_json, {"groups": groups}, _groups_text)
+        return
     found: list[dict[str, Any]] = []
     while True:
         page = ask(config, admin, "sessions.list", arguments | {"limit": min(PAGE, limit - len(found))})
@@ -184,6 +190,44 @@ def list_(
             break
         arguments["after"] = page["after"]
     show_facts(as_json, {"sessions": found, "more": page["more"], "live": page["live"]}, _list_text)
+
+
+def _pages(config: Path | None, admin: str | None, arguments: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """All sessions of a list, however many."""
+    while True:
+        page = ask(config, admin, "sessions.list", arguments | {"limit": PAGE})
+        yield from page["sessions"]
+        if not page["more"]:
+            return
+        arguments = arguments | {"after": page["after"]}
+
+
+def _by_error(found: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Sessions counted by kind and fingerprint of their last error, the most first; each group with one of them."""
+    groups: dict[tuple[str, str], dict[str, Any]] = {}
+    for session in found:
+        group = groups.setdefault(
+            (session["kind"], session["fingerprint"]),
+            {name: session[name] for name in ("kind", "fingerprint", "error", "message")}
+            | {"sessions": 0, "oldest_age_ms": 0, "example": session["id"]},
+        )
+        group["sessions"] += 1
+        group["oldest_age_ms"] = max(group["oldest_age_ms"], session["age_ms"])
+    return sorted(groups.values(), key=lambda group: -group["sessions"])
+
+
+def _groups_text(facts: dict[str, Any]) -> None:
+    from rich.box import SIMPLE
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table("sessions", "kind", "fingerprint", "oldest", "for example", "error", box=SIMPLE, padding=(0, 1, 0, 0))
+    for group in facts["groups"]:
+        age = f"{group['oldest_age_ms'] / 1000:.1f} s"
+        columns = (str(group["sessions"]), group["kind"], group["fingerprint"], age, group["example"])
+        table.add_row(*columns, Text(group["message"]))  # what somebody's handler said is no markup
+    Console().print(table)
 
 
 def _list_text(facts: dict[str, Any]) -> None:

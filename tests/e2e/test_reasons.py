@@ -82,6 +82,7 @@ def test_every_session_is_worked_on_or_waits_for_a_reason_that_has_a_name(
         assert todo == "Say `mpy6a kinds resume other`."
         listed = json.loads(_mpy6a("sessions", "list", "--why", "no_sidecar", "--json", at=place.path))
         assert [one["id"] for one in listed["sessions"]] == [str(waits)]
+        assert json.loads(_mpy6a("sessions", "list", "--group-by", "error", "--json", at=place.path)) == {"groups": []}
         kinds = {one["name"]: one for one in json.loads(_mpy6a("kinds", "list", "--json", at=place.path))["kinds"]}
         assert {name: one["why"] for name, one in kinds.items()} == {"work": "NO_SIDECAR", "other": "KIND_PAUSED"}
 
