@@ -12,7 +12,7 @@ from random import Random
 from typing import Final
 
 from mpy6a.pipe import Pipe
-from mpy6a.policy import KindPolicy, Policy
+from mpy6a.policy import IDLE_MS, KindPolicy, Policy
 from mpy6a.session import PARKED, STORED
 from sidecar.values import KindSetup
 
@@ -247,8 +247,12 @@ class World:
 
     # ------------------------------------------------------------------ the end
 
-    def settle(self, most_ms: int = 240_000) -> None:
-        """Faults are over: everybody starts, works, and comes to an end, or waits for a reason that has a name."""
+    def settle(self, most_ms: int = IDLE_MS + 30_000) -> None:
+        """Faults are over: everybody starts, works, and comes to an end, or waits for a reason that has a name.
+
+        A session that its client has finished is OPEN again where the log lost that (fsync: interval): its idle limit
+        ends it, and that is the longest where the routes did not name its kind when it was last written.
+        """
         self.calm = True
         self.at_push = ""
         network = self.network
