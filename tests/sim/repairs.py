@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from mpy6a.checkpoint.header import CheckpointHeader
 from mpy6a.checkpoint.loading import load_state
 from mpy6a.errors import DamagedLog
-from mpy6a.framing import Frame, FrameType
+from mpy6a.framing import HEADER_BYTES, Frame, FrameType
 from mpy6a.log.losing import Lost, measure
 from mpy6a.log.repair import repair
 from mpy6a.log.surveying import CheckpointFound, survey
@@ -33,8 +33,7 @@ def repair_copy(world: World, chance: Random) -> None:
         return
     files, header = copied(world, chance), world.pipe.writer.disk.header()
     base = 1 if header is None else header.next_index
-    for _ in range(chance.choice((1, 1, 2, 3))):
-        flip(files, chance)
+    flips = [flip(files, chance) for _ in range(chance.choice((1, 1, 2, 3)))]
     try:
         found = survey(files, DIRECTORY, _checkpoint(header))
     except DamagedLog:
@@ -51,7 +50,7 @@ def repair_copy(world: World, chance: Random) -> None:
     )  # fmt: skip
     if not survey(files, DIRECTORY, _checkpoint(header)).whole:
         raise Violation("repair", "it leaves damage")
-    _judge(world, _started(world, files, chance, base), lost, base, cut=bool(done.term))
+    _judge(world, _started(world, files, chance, base), lost, base, flips, cut=bool(done.term))
     world.note("repair", "cut" if done.term else "mended")
 
 
@@ -86,7 +85,9 @@ def _started(world: World, files: FakeFiles, chance: Random, base: int) -> list[
     return frames
 
 
-def _judge(world: World, frames: Sequence[Frame], lost: Lost, base: int, *, cut: bool) -> None:
+def _judge(
+    world: World, frames: Sequence[Frame], lost: Lost, base: int, flips: Sequence[tuple[int, int]], *, cut: bool
+) -> None:
     pipe = world.pipe
     before = [frame for frame in pipe.shadow.frames if frame.first_index >= base]
     kept = list(frames[:-1] if cut else frames)
@@ -110,7 +111,11 @@ def _judge(world: World, frames: Sequence[Frame], lost: Lost, base: int, *, cut:
         if not lost.unrecognised_bytes and not lost.unread_entries and not lost.unreadable_frames:
             _check_named(pipe.pipe.state, end, lost)
     elif gone and end < world.oracle._group_index:
-        raise Violation("repair", f"index {end} is lost, and nothing is said to be")
+        # A header of the last group shows that what stands before it was durable: each has to be damaged, too.
+        behind = [frame for frame in gone if frame.first_index >= world.oracle._group_index]
+        if not all(_is_headless(frame, flips) for frame in behind):
+            raise Violation("repair", f"index {end} is lost, and nothing is said to be")
+        world.note("repair", "nothing recognised behind the damage")
     own = pipe.shadow.until(end)
     state = State(NUMBER) if base == 1 else load_state(pipe.writer.disk.open(), NUMBER)
     for frame in frames:
@@ -118,6 +123,12 @@ def _judge(world: World, frames: Sequence[Frame], lost: Lost, base: int, *, cut:
     for frame in added:
         own.apply(frame)
     same(state, own)
+
+
+def _is_headless(frame: Frame, flips: Sequence[tuple[int, int]]) -> bool:
+    """Whether one of the flips (segment, byte) is in the frame's header; its position is that of its body."""
+    number, body = frame.position >> 32, frame.position & 0xFFFFFFFF
+    return any(number == segment and body - HEADER_BYTES <= place < body for segment, place in flips)
 
 
 def _check_named(state: State, end: int, lost: Lost) -> None:
