@@ -86,7 +86,7 @@ class Pipe:
         self._log_ahead_ms = 0  # log time - monotonic time
         self._wall_ahead_ms = 0  # wall clock at opening - monotonic time
         self._lapse_check_ms = 0
-        self._ticked_ms = 0  # monotonic time of this turn
+        self._turn_ms = 0  # monotonic time of this turn
 
     # ------------------------------------------------------------------ opening
 
@@ -251,6 +251,7 @@ class Pipe:
             self.busy(sender, origin, batch.number, now_ms, "busy", 1_000, text)
             return
         self._hear(origin, now_ms)
+        self._turn_ms = now_ms  # a lone operation is answered before the tick
         refused = self._refusals(batch, principal)
         flags, data, verdicts = FLAG_REENCODED if batch.reencoded else 0, batch.data, b""
         if refused:
@@ -403,7 +404,7 @@ class Pipe:
         if results:
             refused = sum(result.code != OK for result in results)
             if refused:
-                self.refusals.count(frame.origin, refused, self._ticked_ms)
+                self.refusals.count(frame.origin, refused, self._turn_ms)
         if frame.verdicts:
             results = tuple(self._explained(result, frame) for result in results)
         ack = Ack(
@@ -422,7 +423,7 @@ class Pipe:
 
     def tick(self, now_ms: int) -> None:
         """Propose what time has brought: due limits, lapsed leases, what dead incarnations leave behind."""
-        self._ticked_ms = now_ms
+        self._turn_ms = now_ms
         if now_ms - self._lapse_check_ms >= LAPSE_CHECK_MS:
             late_ms = now_ms - self._lapse_check_ms - LAPSE_CHECK_MS
             if late_ms > self.state.policy.lease_ms // 6:  # this process stood still: what was said is not read yet
