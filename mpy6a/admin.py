@@ -143,11 +143,13 @@ class AdminDoor:
         names = {number: kind.name for number, kind in state.policy.kinds.items()}
         found = []
         for number in sorted({*names, *live, *state.paused_kinds}):
-            _, who, reason = state.paused_kinds.get(number, (0, "", ""))
-            paused = {"who": who, "reason": reason} if number in state.paused_kinds else None
+            paused: dict[str, Any] | None = None
+            if state.is_kind_paused(number, log_ms):
+                until_ms, who, reason = state.paused_kinds[number]
+                paused = {"who": who, "reason": reason, "for_ms": until_ms - log_ms if until_ms else None}
             states = {one.name.lower(): live.get(number, {}).get(one.name.lower(), 0) for one in SessionState}
             ready, oldest_ms = self._pipe.due.ready(number), self._pipe.due.oldest_of(number)
-            cause, detail = why_kind(self._pipe, self._pusher, number) if ready else ("", "")
+            cause, detail = why_kind(self._pipe, self._pusher, number, log_ms) if ready else ("", "")
             waits: dict[str, Any] = {"oldest_due_ms": None if oldest_ms is None else max(0, log_ms - oldest_ms)}
             waits |= {"why": cause, "detail": detail}
             found.append(
@@ -304,13 +306,18 @@ class AdminDoor:
         number = self._kind(arguments.get("kind", ""))
         word = request.verb.removeprefix("kinds.")
         who, reason = str(arguments.get("who", ""))[:128], str(arguments.get("reason", ""))[:256]
-        was_paused = number in self._pipe.state.paused_kinds
+        log_ms, for_ms = self._pipe.log_ms(now_ms), _integer(arguments, "for_ms", 0)
+        was_paused = self._pipe.state.is_kind_paused(number, log_ms)
+        if for_ms > limits.DURATION_MS_MAX:
+            raise BadRequest(f"for_ms: found {for_ms}, allowed is up to {limits.DURATION_MS_MAX}, or 0: until resumed")
 
         def done(_: Applied) -> None:
             self._pusher.look_again()  # what waited for this is due already: no timer will say so
             self._ok(sender, message, request, {"kind": number, word: True, "was_paused": was_paused})
 
-        self._pipe.say(Admin(_KIND_WORDS[word], who=who, reason=reason, kind=number), now_ms, done)
+        until_ms = log_ms + for_ms if for_ms else 0
+        admin = Admin(_KIND_WORDS[word], who=who, reason=reason, kind=number, until_ms=until_ms)
+        self._pipe.say(admin, now_ms, done)
 
 
 def _error(attempt: Attempt) -> dict[str, str]:

@@ -36,6 +36,7 @@ from mpy6a.wire import encode
 Read = Callable[[int, int], bytes]  # Log.read
 PUSH_BYTES = limits.MIB  # records in one push message; a longer session travels in parts of this
 _NO_EXTRA = Extra(0)
+_NEVER_MS = 1 << 62
 
 
 class Dial:
@@ -78,6 +79,7 @@ class Pusher:
         self._dial_number = 0
         self._reserved: dict[int, tuple[Dial, int, int]] = {}  # session -> dial, kind, bytes that its proposal holds
         self._turn = 0
+        self._log_ms = 0  # of this turn, where a kind is paused
         self._more = False  # the last turn left what is ready and has room: its share of the frame was used up
 
     # ------------------------------------------------------------------ connections
@@ -204,6 +206,7 @@ class Pusher:
         """Propose dispatches for what is ready and has room; kinds take turns. Then flush what is to be sent."""
         pipe = self._pipe
         kinds = pipe.due.ready_kinds() if pipe.disk_level < 2 else []
+        self._log_ms = pipe.log_ms(now_ms) if pipe.state.paused_kinds else 0
         proposals: list[Proposal] = []
         for place in range(len(kinds)):
             kind = kinds[(place + self._turn) % len(kinds)]
@@ -220,7 +223,7 @@ class Pusher:
 
     def _dispatch(self, kind: int, most: int) -> list[Proposal]:
         policy = self._pipe.state.policy.kinds.get(kind)
-        if policy is None or kind in self._pipe.state.paused_kinds:
+        if policy is None or self._pipe.state.is_kind_paused(kind, self._log_ms):
             return []
         room = {dial: dial.room(kind) for dial in self._connected(policy.sidecars) if dial.room(kind) > 0}
         proposals: list[Proposal] = []
@@ -246,7 +249,7 @@ class Pusher:
         policy = self._pipe.state.policy.kinds.get(kind)
         return (
             policy is not None
-            and kind not in self._pipe.state.paused_kinds
+            and not self._pipe.state.is_kind_paused(kind, self._log_ms)
             and self._pipe.due.ready(kind) > 0
             and self.has_room(policy.sidecars, kind)
         )
@@ -280,12 +283,24 @@ class Pusher:
         """Monotonic time at which `turn` has to be called next for what is not answered."""
         if self._more:
             return now_ms
+        ends_ms = self._pause_ends_ms(now_ms)
         since = [
             dial.waiting[0][1] if dial.waiting else dial.greeted_ms
             for dial in self._dials.values()
             if dial.waiting or not dial.name
         ]
-        return min(since) + limits.ACCEPT_TIMEOUT_MS if since else None
+        if since:
+            ends_ms = min(ends_ms, min(since) + limits.ACCEPT_TIMEOUT_MS)
+        return ends_ms if ends_ms < _NEVER_MS else None
+
+    def _pause_ends_ms(self, now_ms: int) -> int:
+        """Monotonic time at which a pause that holds back something is over by itself."""
+        pipe, ends_ms = self._pipe, _NEVER_MS
+        for kind, (until_ms, _, _) in pipe.state.paused_kinds.items():
+            ahead_ms = until_ms - pipe.log_ms(now_ms)
+            if until_ms and ahead_ms > 0 and pipe.due.ready(kind):
+                ends_ms = min(ends_ms, now_ms + ahead_ms)
+        return ends_ms
 
     def _push(self, dial: Dial, session: Session, now_ms: int) -> None:
         assert session.state == REPEATING

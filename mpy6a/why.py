@@ -26,7 +26,7 @@ def why(pipe: Pipe, pusher: Pusher, session: Session, log_ms: int) -> Reason:
         return "ORPHAN_KIND", f"kind {session.kind} is in no route"
     if delivery is not None and delivery.paused:
         return "SESSION_PAUSED", ""
-    held = _held(pipe, kind)
+    held = _held(pipe, kind, log_ms)
     if held is not None:
         return held
     if session.due_ms > log_ms:
@@ -34,18 +34,19 @@ def why(pipe: Pipe, pusher: Pusher, session: Session, log_ms: int) -> Reason:
     return _turn(pipe, pusher, kind)
 
 
-def why_kind(pipe: Pipe, pusher: Pusher, number: int) -> Reason:
+def why_kind(pipe: Pipe, pusher: Pusher, number: int, log_ms: int) -> Reason:
     """The same for a kind: what its sessions wait for that are due and not paused themselves."""
     kind = pipe.state.policy.kinds.get(number)
     if kind is None:
         return "ORPHAN_KIND", f"kind {number} is in no route"
-    return _held(pipe, kind) or _turn(pipe, pusher, kind)
+    return _held(pipe, kind, log_ms) or _turn(pipe, pusher, kind)
 
 
-def _held(pipe: Pipe, kind: KindPolicy) -> Reason | None:
+def _held(pipe: Pipe, kind: KindPolicy, log_ms: int) -> Reason | None:
     """What keeps a whole kind back, due or not."""
-    if kind.id in pipe.state.paused_kinds:
-        return "KIND_PAUSED", pipe.state.paused_kinds[kind.id][2]
+    if pipe.state.is_kind_paused(kind.id, log_ms):
+        until_ms, _, reason = pipe.state.paused_kinds[kind.id]
+        return "KIND_PAUSED", f"{reason}, for {(until_ms - log_ms) / 1000:.0f} s more" if until_ms else reason
     if pipe.due.clock_held:
         return "CLOCK", "the wall clock leapt; if it is right: `mpy6a clock accept`"
     return None

@@ -118,6 +118,8 @@ def kinds_table(kinds: list[dict[str, Any]]) -> Any:
     for kind in kinds:
         paused, waited_ms = kind["paused"], kind["oldest_due_ms"]
         by = f"by {paused['who']}: {paused['reason']}" if paused else ""
+        if paused and paused["for_ms"] is not None:
+            by += f", for {paused['for_ms'] / 1000:.0f} s more"
         waited = "" if waited_ms is None else f"{waited_ms / 1000:.1f} s"
         waits = f"{kind['why']} {kind['detail']}".strip()
         columns = (str(kind[name]) for name in names)

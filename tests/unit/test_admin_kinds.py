@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from datetime import UTC, datetime, timedelta
+
+import click
+import pytest
+
+from mpy6a.commands.kinds import _Until
 from mpy6a.errors import Code
 from mpy6a.messages import Push
 from mpy6a.model import Op, SessionId, Verb
@@ -36,7 +43,7 @@ def test_a_paused_kind_waits_until_it_is_resumed() -> None:
     shown = desk.ask("sessions.show", id=str(id))
     assert (shown["why"], shown["detail"]) == ("KIND_PAUSED", "looking")
     [kind] = desk.ask("status")["kinds"]
-    assert (kind["paused"], kind["stored"]) == ({"who": "ada", "reason": "looking"}, 1)
+    assert (kind["paused"], kind["stored"]) == ({"who": "ada", "reason": "looking", "for_ms": None}, 1)
     assert desk.ask("kinds.list") == {"kinds": [kind]}
     assert desk.ask("kinds.resume", kind="1", who="ada")["was_paused"]
     assert world.pusher.deadline(world.now_ms) == world.now_ms or pushed(world) == 1
@@ -58,7 +65,7 @@ def test_a_pause_outlives_a_restart() -> None:
     desk = Desk()
     desk.ask("kinds.pause", kind=1, who="ada", reason="looking")
     world = World(log=desk.world.log.restarted())
-    assert Desk(world).ask("kinds.list")["kinds"][0]["paused"] == {"who": "ada", "reason": "looking"}
+    assert Desk(world).ask("kinds.list")["kinds"][0]["paused"] == {"who": "ada", "reason": "looking", "for_ms": None}
 
 
 def test_a_kind_that_nobody_knows_is_refused() -> None:
@@ -71,3 +78,55 @@ def test_a_kind_that_nobody_knows_is_refused() -> None:
     assert desk.reply("kinds.stop", '{"kind": 1}').code == Code.BAD_REQUEST
     assert desk.ask("kinds.pause", kind=7)["kind"] == 7
     assert [kind["kind"] for kind in desk.ask("kinds.list")["kinds"]] == [1, 7]
+
+
+def test_a_pause_with_an_end_is_over_by_itself() -> None:
+    """No message is needed for it, and no restart prolongs it: the end is log time, in the log."""
+    desk = Desk()
+    world = desk.world
+    world.sidecar(S)
+    id = stored(world)
+    desk.ask("kinds.pause", kind="user-create", who="ada", reason="looking", for_ms=60_000)
+    world.pass_time(20_000)
+    assert pushed(world) == 0
+    shown = desk.ask("sessions.show", id=str(id))
+    assert (shown["why"], shown["detail"]) == ("KIND_PAUSED", "looking, for 40 s more")
+    assert desk.ask("kinds.list")["kinds"][0]["paused"]["for_ms"] == 40_000
+    wake_ms = world.pusher.deadline(world.now_ms)
+    assert wake_ms == world.now_ms + 40_000
+    world.pass_time(39_990)
+    assert pushed(world) == 0
+    world.pass_time(10)
+    assert pushed(world) == 1
+    assert desk.ask("kinds.list")["kinds"][0]["paused"] is None
+    assert not desk.ask("kinds.resume", kind="user-create")["was_paused"]
+
+
+def test_an_end_outlives_a_restart() -> None:
+    world = World()
+    Desk(world).ask("kinds.pause", kind="user-create", for_ms=60_000)
+    again = World(log=world.log.restarted(), wall_ms=world.log_ms + 50_000)
+    [kind] = Desk(again).ask("kinds.list")["kinds"]
+    assert 9_000 <= kind["paused"]["for_ms"] <= 10_000
+    later = World(log=world.log.restarted(), wall_ms=world.log_ms + 61_000)
+    assert Desk(later).ask("kinds.list")["kinds"][0]["paused"] is None
+
+
+@pytest.mark.parametrize("for_ms", [-1, "1h", 1 << 62, True])
+def test_an_end_that_is_none_is_refused(for_ms: object) -> None:
+    reply = Desk().reply("kinds.pause", json.dumps({"kind": "user-create", "for_ms": for_ms}))
+    assert reply.code == Code.BAD_REQUEST
+    assert reply.message.startswith("for_ms: found")
+
+
+@pytest.mark.parametrize(("text", "for_ms"), [("90s", 90_000), ("2h30m", 9_000_000)])
+def test_until_is_a_duration(text: str, for_ms: int) -> None:
+    assert _Until().convert(text, None, None) == for_ms
+
+
+def test_until_is_a_time_with_its_zone() -> None:
+    at = datetime.now(UTC) + timedelta(hours=1)
+    assert 3_590_000 < _Until().convert(at.isoformat(), None, None) <= 3_600_000
+    for wrong in ("soon", "0", "2020-01-01T00:00Z", at.replace(tzinfo=None).isoformat(), "900d"):
+        with pytest.raises(click.BadParameter):
+            _Until().convert(wrong, None, None)
