@@ -1,4 +1,4 @@
-"""The callback server: what a running http handler says before its answer. Loopback unless configured
+"""The callback server: what a running http or exec handler says before its end. Loopback unless configured
 otherwise.
 
 `POST $CB/append`, `/replace`, `/touch`, `/delete`, `/store?after=30s`, `/release`, `/park?reason=...`, `GET
@@ -17,7 +17,7 @@ from mpy6a import limits
 from mpy6a.config import HttpAddress
 from mpy6a.errors import CannotStart, Mpy6aError
 from mpy6a.model import BY_POLICY, Verb
-from sidecar.httprun import TOKEN, HttpRun, name_of, status_of
+from sidecar.callbackrun import TOKEN, CallbackRun, name_of, status_of
 from sidecar.outcomes import CALLBACK_OK, CALLBACK_REFUSED, CALLBACK_RETRY_S, CALLBACKS, duration_ms, text
 
 OPERATION: Final = "Mpy6a-Op"
@@ -27,7 +27,7 @@ _OVER: Final = "GONE: this run is decided, fenced off or timed out: stop, and ro
 class CallbackServer:
     """Listens for the callbacks of all runs. `run_of` finds the run of a token."""
 
-    def __init__(self, run_of: Callable[[str], HttpRun | None]) -> None:
+    def __init__(self, run_of: Callable[[str], CallbackRun | None]) -> None:
         self.url = ""
         self._run_of = run_of
         self._runner: web.AppRunner | None = None
@@ -82,7 +82,7 @@ class CallbackServer:
             return _refusal(error)
         return web.Response(status=CALLBACK_OK)
 
-    def _run(self, request: web.Request) -> HttpRun | None:
+    def _run(self, request: web.Request) -> CallbackRun | None:
         token = request.match_info["token"]
         if not TOKEN.fullmatch(token):
             raise web.HTTPNotFound(text="no such callback\n")

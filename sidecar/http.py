@@ -17,15 +17,13 @@ import aiohttp
 
 from mpy6a import limits
 from mpy6a.clock import Clock
-from mpy6a.config import HttpAddress, HttpHandler
-from mpy6a.errors import Fenced, Gone, Mpy6aError, Refused, from_code
-from mpy6a.model import Verb
+from mpy6a.config import HttpHandler
 from mpy6a.version import __version__
 from sidecar.agent import Agent
-from sidecar.callbacks import CallbackServer
-from sidecar.httprun import Answer, HttpRun
+from sidecar.callbackrun import CallbackRun
+from sidecar.callbackruns import CallbackRuns
 from sidecar.outcomes import Outcome, http_answer, http_failure
-from sidecar.values import RunKey, StartRun
+from sidecar.values import StartRun
 
 logger = logging.getLogger(__name__)
 
@@ -38,27 +36,21 @@ class HttpHandlers:
     def __init__(
         self,
         agent: Agent,
+        runs: CallbackRuns,
         handlers: Mapping[int, HttpHandler],
-        callback: HttpAddress,
         clock: Clock,
         wake: Callable[[], None],
     ) -> None:
         self._agent = agent
+        self._runs = runs
         self._handlers = handlers
-        self._callback = callback
         self._clock = clock
         self._wake = wake
-        self._server = CallbackServer(self._run_of)
         self._session: aiohttp.ClientSession
-        self._runs: dict[RunKey, tuple[HttpRun, asyncio.Task[None]]] = {}
-        self._by_token: dict[str, HttpRun] = {}
-        self._writes: dict[int, Answer] = {}
-        self._ends: dict[RunKey, Answer] = {}
-        self._token = 0
         self._probes: dict[int, asyncio.Task[None]] = {}
 
-    async def open(self) -> None:
-        """Listens for callbacks. Raises CannotStart."""
+    def open(self) -> None:
+        """Asks for the health of kinds that say where. Needs a running loop."""
         # A connection for each call: on a kept one a restarted handler looks like a call that broke, and is
         # charged.
         self._session = aiohttp.ClientSession(
@@ -67,86 +59,37 @@ class HttpHandlers:
             headers={"User-Agent": f"mpy6a-sidecar/{__version__}", "Accept-Encoding": "identity"},
             auto_decompress=False,
         )
-        try:
-            await self._server.open(self._callback)
-        except BaseException:
-            await self._session.close()
-            raise
         for kind, handler in self._handlers.items():
             if handler.health is not None:
                 self._unhealthy(kind)
 
     async def close(self) -> None:
-        tasks = [task for _, task in self._runs.values()] + list(self._probes.values())
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
-        await self._server.close()
+        """Behind that of the runs: they use its connections."""
+        probes = list(self._probes.values())
+        for probe in probes:
+            probe.cancel()
+        if probes:
+            await asyncio.wait(probes)
         await self._session.close()
-
-    # ---- what the agent says
 
     def start(self, effect: StartRun) -> None:
         """Begins the run: its POST is on the way when this returns to the loop."""
         handler = self._handlers[effect.kind.id]
-        run = HttpRun(effect.key, effect.kind, effect.repeat, handler.records, self)
-        self._by_token[run.token] = run
-        task = asyncio.get_running_loop().create_task(self._work(run, handler))
-        task.add_done_callback(lambda _: self._over(run))
-        self._runs[effect.key] = run, task
-
-    def stop(self, key: RunKey, code: int) -> None:
-        """The run is fenced off: its connection is closed, its token is dead."""
-        if key in self._runs:
-            run, task = self._runs[key]
-            run.end(from_code(code, f"session {key.session}: this run was stopped"))
-            task.cancel()
-
-    def wrote(self, token: int, error: Mpy6aError | None) -> None:
-        """The verdict on an operation."""
-        _settle(self._writes.pop(token, None), error)
-
-    def ended(self, key: RunKey, error: Mpy6aError | None) -> None:
-        """The verdict on an ending."""
-        _settle(self._ends.pop(key, None), error)
-
-    # ---- what runs say (Writes)
-
-    def write(self, run: HttpRun, verb: Verb, record: bytes | None, argument: int) -> Answer:
-        self._token += 1
-        self._agent.write(run.key, verb, self._token, self._clock.monotonic_ms(), record, argument)
-        answer: Answer = asyncio.get_running_loop().create_future()
-        self._writes[self._token] = answer
-        self._wake()
-        return answer
-
-    def end(self, run: HttpRun, verb: Verb, retry_after_ms: int, message: str) -> Answer:
-        answer: Answer = asyncio.get_running_loop().create_future()
-        self._ends[run.key] = answer
-        self._agent.finished(run.key, self._clock.monotonic_ms(), verb, retry_after_ms, message)
-        self._wake()
-        return answer
+        run = CallbackRun(effect.key, effect.kind, effect.repeat, handler.records, self._runs)
+        self._runs.begin(run, self._work(run, handler))
 
     # ---- one run
 
-    async def _work(self, run: HttpRun, handler: HttpHandler) -> None:
+    async def _work(self, run: CallbackRun, handler: HttpHandler) -> Outcome:
         outcome = await self._ask(run, handler)
         if outcome.unreachable:
             self._unhealthy(run.kind.id)
-        await self._conclude(run, outcome)
+        return outcome
 
-    def _over(self, run: HttpRun) -> None:
-        """Whatever ended the run, also before it began: nothing of it is left."""
-        del self._runs[run.key]
-        del self._by_token[run.token]
-        run.end(Gone(f"session {run.key.session}: this run is over"))
-        self._wake()
-
-    async def _ask(self, run: HttpRun, handler: HttpHandler) -> Outcome:
+    async def _ask(self, run: CallbackRun, handler: HttpHandler) -> Outcome:
         """The POST, within the kind's timeout; what its answer, or its failure, says."""
         try:
-            body = run.body()
+            body = await run.first_body()
         except ValueError as error:
             return http_failure("records", str(error))
         try:
@@ -155,7 +98,7 @@ class HttpHandlers:
                 self._session.post(
                     handler.url,
                     data=io.BytesIO(body),  # read in pieces: 16 MiB at once would hold up the loop
-                    headers=run.headers(self._server.url),
+                    headers=_headers(run, self._runs.url),
                     allow_redirects=False,
                     timeout=aiohttp.ClientTimeout(),
                 ) as response,
@@ -173,34 +116,6 @@ class HttpHandlers:
             return http_failure("refused", str(error))
         except (aiohttp.ClientError, OSError) as error:
             return http_failure("broken", str(error) or type(error).__name__)
-
-    async def _conclude(self, run: HttpRun, outcome: Outcome) -> None:
-        """Ends the run by its callback's decision, if there is one, else by its answer."""
-        now_ms = self._clock.monotonic_ms
-        while run.decision is not None:
-            decision = run.decision
-            await asyncio.wait([decision])
-            if decision.exception() is None:
-                self._agent.finished(run.key, now_ms(), None)
-                return
-            await asyncio.sleep(0)  # lets the run take note that it decided nothing
-        run.over = Gone(f"session {run.key.session}: this run has answered")
-        if outcome.verb not in (Verb.DELETE, Verb.STORE):
-            self._agent.finished(run.key, now_ms(), outcome.verb, outcome.after_ms, outcome.message)
-            return
-        try:
-            await self.write(run, outcome.verb, None, outcome.after_ms if outcome.verb is Verb.STORE else 0)
-        except (Fenced, Gone):
-            self._agent.finished(run.key, now_ms(), None)
-        except Refused as error:
-            self._agent.finished(run.key, now_ms(), Verb.FAIL, 0, str(error))
-        except Mpy6aError as error:
-            self._agent.finished(run.key, now_ms(), Verb.RELEASE, 0, str(error))
-        else:
-            self._agent.finished(run.key, now_ms(), None)
-
-    def _run_of(self, token: str) -> HttpRun | None:
-        return self._by_token.get(token)
 
     # ---- is the handler there?
 
@@ -239,6 +154,20 @@ class HttpHandlers:
             return False
 
 
+def _headers(run: CallbackRun, callback: str) -> dict[str, str]:
+    """Those of the POST; `callback` is the base URL of the callback server."""
+    headers = {
+        "Content-Type": "application/json",
+        "Mpy6a-Session": str(run.key.session),
+        "Mpy6a-Fence": run.fence,
+        "Mpy6a-Kind": run.kind.name,
+        "Mpy6a-Callback": run.callback(callback),
+    }
+    if run.trace:
+        headers["traceparent"] = run.trace
+    return headers
+
+
 async def _read(response: aiohttp.ClientResponse) -> bytes | None:
     """The body; None when it is over its bound."""
     answer = bytearray()
@@ -247,13 +176,3 @@ async def _read(response: aiohttp.ClientResponse) -> bytes | None:
         if len(answer) > limits.ANSWER_BYTES_MAX:
             return None
     return bytes(answer)
-
-
-def _settle(answer: Answer | None, error: Mpy6aError | None) -> None:
-    if answer is None or answer.done():
-        return
-    if error is None:
-        answer.set_result(None)
-    else:
-        answer.set_exception(error)
-        answer.exception()  # seen: whoever called may have gone

@@ -41,6 +41,7 @@ from sidecar.values import (
 )
 
 if TYPE_CHECKING:
+    from sidecar.callbackruns import CallbackRuns
     from sidecar.http import HttpHandlers
 
 logger = logging.getLogger(__name__)
@@ -68,6 +69,7 @@ class Runner:
         )
         self._loop: asyncio.AbstractEventLoop
         self._peers: Peers
+        self._callbacks: CallbackRuns | None = None
         self._http: HttpHandlers | None = None
         self._pythons: PythonHandlers | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -107,6 +109,8 @@ class Runner:
                 self._timer.cancel()
             if self._pythons is not None:
                 await self._pythons.close()
+            if self._callbacks is not None:
+                await self._callbacks.close()
             if self._http is not None:
                 await self._http.close()
             self._peers.close()
@@ -188,14 +192,14 @@ class Runner:
                 assert self._http is not None
                 self._http.start(effect)
             case StopRun():
-                assert self._http is not None
-                self._http.stop(effect.key, effect.code)
+                assert self._callbacks is not None
+                self._callbacks.stop(effect.key, effect.code)
             case Wrote():
-                assert self._http is not None
-                self._http.wrote(effect.token, effect.error)
+                assert self._callbacks is not None
+                self._callbacks.wrote(effect.token, effect.error)
             case Ended():
-                if self._http is not None:
-                    self._http.ended(effect.key, effect.error)
+                if self._callbacks is not None:
+                    self._callbacks.ended(effect.key, effect.error)
             case Told(level, message, facts):
                 logger.log(LEVELS[level], message, extra={"facts": facts})
 
@@ -227,16 +231,14 @@ class Runner:
         handlers = self._settings.handlers
         https = {name: spec for name, spec in handlers.items() if isinstance(spec, HttpHandler)}
         if https:
-            from sidecar.http import HttpHandlers  # aiohttp: 150 ms and 20 MB that others do not pay
+            from sidecar.callbackruns import CallbackRuns  # aiohttp: 150 ms and 20 MB that others do not pay
+            from sidecar.http import HttpHandlers
 
-            self._http = HttpHandlers(
-                self._agent,
-                {self._settings.kinds[name].policy.id: spec for name, spec in https.items()},
-                self._settings.callback,
-                self._clock,
-                self._wake,
-            )
-            await self._http.open()
+            self._callbacks = CallbackRuns(self._agent, self._settings.callback, self._clock, self._wake)
+            await self._callbacks.open()
+            ids = {self._settings.kinds[name].policy.id: spec for name, spec in https.items()}
+            self._http = HttpHandlers(self._agent, self._callbacks, ids, self._clock, self._wake)
+            self._http.open()
         targets = [spec.target for spec in handlers.values() if isinstance(spec, PythonHandler)]
         if targets:
             routes = [route for route in self._settings.kinds.values() if isinstance(route.handler, PythonHandler)]

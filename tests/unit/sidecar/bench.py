@@ -17,6 +17,7 @@ from mpy6a.config import HttpAddress, HttpHandler
 from mpy6a.errors import Code
 from mpy6a.messages import Accepted, Ack, Batch
 from mpy6a.model import Op, Result, SessionId, Verb
+from sidecar.callbackruns import CallbackRuns
 from sidecar.http import HttpHandlers
 from sidecar.values import Ended, KindSetup, RunKey, SendPipe, StartRun, StopRun, Wrote
 from tests.unit.sidecar.desk import HTTP, OWN, Desk, part
@@ -45,6 +46,7 @@ class Bench:
     def __init__(self, timeout_ms: int) -> None:
         self.desk = Desk(kinds=(KindSetup(HTTP, "http-kind", "http", 3, timeout_ms),)).dialed()
         self.handlers: HttpHandlers
+        self.runs: CallbackRuns
         self.ops: list[Op] = []
         self.verdicts: dict[int, Code] = {}
         self.deaf = False
@@ -67,11 +69,11 @@ class Bench:
                 case StartRun():
                     self.handlers.start(effect)
                 case StopRun():
-                    self.handlers.stop(effect.key, effect.code)
+                    self.runs.stop(effect.key, effect.code)
                 case Wrote():
-                    self.handlers.wrote(effect.token, effect.error)
+                    self.runs.wrote(effect.token, effect.error)
                 case Ended():
-                    self.handlers.ended(effect.key, effect.error)
+                    self.runs.ended(effect.key, effect.error)
                 case SendPipe():
                     for message in wire.unpack(effect.payload):
                         self._pipe(wire.decode(message))
@@ -163,13 +165,15 @@ async def bench(
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     base = f"http://127.0.0.1:{runner.addresses[0][1]}"
     handler = HttpHandler(url or f"{base}/finish", form, None if health is None else base + health)
-    made.handlers = HttpHandlers(
-        made.desk.agent, {HTTP: handler}, HttpAddress("127.0.0.1", 0), Clock(made.desk), made.wake
-    )
-    await made.handlers.open()
+    clock = Clock(made.desk)
+    made.runs = CallbackRuns(made.desk.agent, HttpAddress("127.0.0.1", 0), clock, made.wake)
+    made.handlers = HttpHandlers(made.desk.agent, made.runs, {HTTP: handler}, clock, made.wake)
+    await made.runs.open()
+    made.handlers.open()
     try:
         yield made
     finally:
+        await made.runs.close()
         await made.handlers.close()
         await runner.cleanup()
 

@@ -1,7 +1,7 @@
-"""One run of an http handler: what it was given, what it has written since, and whether it has decided.
+"""One run of a handler that speaks by callback: what it was given, what it has written since, whether it has decided.
 
-No HTTP here: `sidecar.http` makes the call, `sidecar.callbacks` takes what the handler says meanwhile. The
-run's operations are this process's own, as the writer of the epoch.
+No I/O here: `sidecar.http` and `sidecar.execs` begin it, `sidecar.callbacks` takes what the handler says meanwhile.
+The run's operations are this process's own, as the writer of the epoch.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import json
 import re
 import secrets
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final, NoReturn, Protocol
 
 from mpy6a.errors import Code, Fenced, Mpy6aError, SessionClosed, Unavailable
@@ -23,6 +23,7 @@ from sidecar.values import KindSetup, RunKey
 
 TOKEN: Final = re.compile(r"[0-9a-f]{32}")
 REMEMBERED_MAX: Final = 1_024  # numbered callbacks of one run whose answer is kept
+SLICE_BYTES: Final = 256 * 1024  # of a body between two turns of the loop: 1 ms
 _TRACE: Final = re.compile(rb"[0-9a-f-]{1,128}")
 DECISIONS: Final = frozenset({Verb.DELETE, Verb.STORE, Verb.RELEASE, Verb.PARK})
 
@@ -32,12 +33,12 @@ Answer = asyncio.Future[None]
 class Writes(Protocol):
     """Where a run's operations go; each future has the pipe's verdict."""
 
-    def write(self, run: HttpRun, verb: Verb, record: bytes | None, argument: int) -> Answer: ...
-    def end(self, run: HttpRun, verb: Verb, retry_after_ms: int, message: str) -> Answer: ...
+    def write(self, run: CallbackRun, verb: Verb, record: bytes | None, argument: int) -> Answer: ...
+    def end(self, run: CallbackRun, verb: Verb, retry_after_ms: int, message: str) -> Answer: ...
 
 
-class HttpRun:
-    """A run, from its POST to its answer. `token` is the secret of its callback URL."""
+class CallbackRun:
+    """A run, from its start to its end. `token` is the secret of its callback URL."""
 
     def __init__(self, key: RunKey, kind: KindSetup, repeat: RepeatPart, form: str, writes: Writes) -> None:
         self.key = key
@@ -52,33 +53,53 @@ class HttpRun:
         self._waiting: set[Answer] = set()
         self._numbered: OrderedDict[int, tuple[str, bytes, Answer]] = OrderedDict()
 
-    def headers(self, callback: str) -> dict[str, str]:
-        """Those of the POST; `callback` is the base URL of the callback server."""
-        headers = {
-            "Content-Type": "application/json",
-            "Mpy6a-Session": str(self.key.session),
-            "Mpy6a-Fence": str(self._repeat.fence),
-            "Mpy6a-Kind": self.kind.name,
-            "Mpy6a-Callback": f"{callback}/s/{self.token}",
-        }
-        if _TRACE.fullmatch(self._repeat.trace):
-            headers["traceparent"] = self._repeat.trace.decode()
-        return headers
+    @property
+    def fence(self) -> str:
+        """The session's fence, as text: JSON's numbers end at 2^53."""
+        return str(self._repeat.fence)
+
+    @property
+    def trace(self) -> str:
+        """The session's traceparent (W3C Trace Context); "" when it has none, or none that may stand in a header."""
+        return self._repeat.trace.decode() if _TRACE.fullmatch(self._repeat.trace) else ""
+
+    def callback(self, base: str) -> str:
+        """Its callback URL; `base` is the URL of the callback server."""
+        return f"{base}/s/{self.token}"
 
     def body(self) -> bytes:
         """RepeatData as JSON, with the records as of now. Raises ValueError if one is not valid in its
         form."""
+        return b"".join(self._pieces())
+
+    async def first_body(self) -> bytes:
+        """The same, in slices that let the loop go on: 16 MiB at once would hold it up."""
+        pieces: list[bytes] = []
+        size = 0
+        for piece in self._pieces():
+            pieces.append(piece)
+            size += len(piece)
+            if size >= SLICE_BYTES:
+                size = 0
+                await asyncio.sleep(0)
+        return b"".join(pieces)
+
+    def _pieces(self) -> Iterator[bytes]:
         head = {
             "session": str(self.key.session),
             "epoch": self.key.epoch,
-            "fence": str(self._repeat.fence),
+            "fence": self.fence,
             "kind": self.kind.name,
             "repeats": self._repeat.repeats,
             "cancel": self._repeat.cancel,
         }
         write = FORMS[self._form]
-        records = ",".join(f'{{"{self._form}":{write(record)}}}' for record in self.records)
-        return f'{json.dumps(head)[:-1]},"records":[{records}]}}'.encode()
+        yield f'{json.dumps(head)[:-1]},"records":['.encode()
+        comma = ""
+        for record in self.records:
+            yield f'{comma}{{"{self._form}":{write(record)}}}'.encode()
+            comma = ","
+        yield b"]}"
 
     async def say(self, verb: Verb, record: bytes | None, argument: int, reason: str, number: int | None) -> None:
         """A callback: returns when it is durable, raises what refused it. One of the same number is not done
