@@ -96,6 +96,8 @@ CALLBACK_BYTES_MAX: Final = RECORD_BYTES_MAX  # body of a callback of an http ha
 ANSWER_BYTES_MAX: Final = 64 * KIB  # what an http handler may answer with
 RETRY_AFTER_MAX_MS: Final = 10 * 60_000  # Retry-After of a handler is honoured up to this
 HEALTH_MS: Final = 1_000  # between two questions whether an http handler is back
+EXEC_STOP_MS: Final = 5_000  # from SIGTERM to SIGKILL of a program that is stopped; what systemd gives is 90 s
+STDERR_READ_BYTES_MAX: Final = 1 * MIB  # of what a program has written when it ends: a pipe holds 64 KiB
 CHILD_RESTART_MS: Final = 250  # before the process of the python handlers starts again, doubling up to ..._MAX_MS
 CHILD_RESTART_MAX_MS: Final = 10_000
 

@@ -98,7 +98,7 @@ class Agent:
             self._service.gone(client, died=True, now_ms=now_ms)
 
     def finished(self, key: RunKey, now_ms: int, verb: Verb | None, retry_after_ms: int = 0, message: str = "") -> None:
-        """The http handler of the run ended: FAIL, RELEASE or PARK; None: its own operation decided."""
+        """The http or exec handler of the run ended: FAIL, RELEASE or PARK; None: its own operation decided."""
         self.handing.finished(key, now_ms, verb, retry_after_ms, message)
 
     def healthy(self, kind: int, is_healthy: bool) -> None:
@@ -114,7 +114,7 @@ class Agent:
         record: bytes | None = None,
         argument: int = 0,
     ) -> None:
-        """An operation of the http handler of this run, this process being the writer. Its verdict is the
+        """An operation of the http or exec handler of this run, this process being the writer. Its verdict is the
         effect Wrote; raises Refused or Busy where the verdict is known at once."""
         self._writing.write(key, verb, token, now_ms, record, argument)
 

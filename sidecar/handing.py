@@ -19,7 +19,7 @@ from mpy6a.model import BY_POLICY, AttemptOutcome, Verb
 from sidecar.clients import Client, Clients
 from sidecar.dials import Dial, whole
 from sidecar.runs import Run, Runs, Stage
-from sidecar.values import Effect, KindSetup, RunKey, StartRun, StopRun
+from sidecar.values import CALLED, Effect, KindSetup, RunKey, StartRun, StopRun
 
 ENDS: dict[int, Verb] = {
     AttemptOutcome.FAIL: Verb.FAIL,
@@ -44,7 +44,7 @@ class ToClients(Protocol):
 
 class Handing:
     """The runs of one sidecar and who runs them. `told` collects what its driver has to do for http
-    handlers."""
+    and exec handlers."""
 
     def __init__(
         self,
@@ -134,7 +134,7 @@ class Handing:
     def serves(self, kind: int) -> bool:
         """May services attach for this kind?"""
         setup = self.kinds.get(kind)
-        return setup is not None and setup.handler != "http"
+        return setup is not None and setup.handler not in CALLED
 
     def outcome(self, client: Client, pipe: int, ending: Ending, now_ms: int) -> None:
         """How a run at an attached service ended; only of what it was handed."""
@@ -166,7 +166,7 @@ class Handing:
     # ---- what the driver says
 
     def finished(self, key: RunKey, now_ms: int, verb: Verb | None, retry_after_ms: int = 0, message: str = "") -> None:
-        """The http handler of the run ended; verb None: its writer decided the session."""
+        """The http or exec handler of the run ended; verb None: its writer decided the session."""
         run = self.runs.get(key)
         if run is None or run.stage is not Stage.RUNNING:
             return
@@ -215,7 +215,7 @@ class Handing:
         return min(min(self._unserved.values(), default=NEVER), self._expire_ms if len(self.runs) else NEVER)
 
     def expire(self, now_ms: int) -> None:
-        """Stops and fails what runs at a service for longer than its kind's `timeout` (http runs have their own)."""
+        """Stops and fails what runs at a service for longer than its kind's `timeout` (others have their own)."""
         if now_ms < self._expire_ms:
             return
         self._expire_ms = now_ms + limits.RUN_CHECK_MS
@@ -236,7 +236,7 @@ class Handing:
             self._unserved.pop(kind, None)
             setup = self.kinds.get(kind)
             while setup is not None and (run := self.runs.waiting(kind)) is not None:
-                if setup.handler == "http":
+                if setup.handler in CALLED:
                     self.told.append(StartRun(run.key, setup, whole(self.runs.handed(run, b""))))
                 elif (client := self._clients.least_busy(kind)) is not None:
                     client.running.add(run.key)
@@ -267,7 +267,7 @@ class Handing:
         free: int | None = None
         if self.draining or setup.id in self._unhealthy or len(self.runs) >= limits.HELD_SESSIONS_MAX:
             free = 0
-        elif setup.handler != "http":
+        elif setup.handler not in CALLED:
             free = self._clients.free(setup.id)
         return self.runs.credit(dial, setup, free, share, self._credit_bytes)
 

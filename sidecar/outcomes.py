@@ -1,13 +1,14 @@
 """How each kind of handler says how its run ended: one table a kind of handler, which the tests read.
 
-Pure. Interfaces: "HTTP handlers". A run ends by an operation of its writer (DELETE, STORE) or by an ending
-of the target (FAIL, RELEASE, PARK); `after_ms` is the time of a Store or of the retry after a release.
+Pure. Interfaces: "HTTP handlers", "exec handlers". A run ends by an operation of its writer (DELETE, STORE) or by an
+ending of the target (FAIL, RELEASE, PARK); `after_ms` is the time of a Store or of the retry after a release.
 """
 
 from __future__ import annotations
 
 import json
 import re
+import signal
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Final
@@ -20,7 +21,7 @@ from mpy6a.model import BY_POLICY, Verb
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """The end of a run. `verb` is DELETE, STORE, FAIL, RELEASE or PARK; the message is for people.
-    `unreachable`: the handler was not there at all, and gets no credit until it is."""
+    `unreachable`: the handler was not there at all; an http one gets no credit until it is."""
 
     verb: Verb
     after_ms: int = BY_POLICY
@@ -48,7 +49,18 @@ HTTP_FAILURES: Final = {
     "records": (Verb.PARK, "a record is not valid in the form that `records:` names", False),
 }
 
-# What a callback of a running http handler does. DELETE to STORE are operations of the writer, the others
+# Exit status of an exec handler -> what it says; every other status, and a signal, is FAIL. 65 and 75 are
+# EX_DATAERR and EX_TEMPFAIL of sysexits.h. The message is the end of its stderr.
+EXEC_STATUS: Final = {0: Verb.DELETE, 65: Verb.PARK, 75: Verb.RELEASE}
+# What went wrong without an exit that counts -> (what it says, its message, was it not even started?).
+EXEC_FAILURES: Final = {
+    "not_started": (Verb.RELEASE, "the program could not be started", True),
+    "lost": (Verb.RELEASE, "the process that starts programs has ended", False),
+    "timeout": (Verb.FAIL, "no end within the kind's timeout", False),
+    "records": (Verb.PARK, "a record is not valid in the form that `records:` names", False),
+}
+
+# What a callback of a running http or exec handler does. DELETE to STORE are operations of the writer, the others
 # endings.
 CALLBACKS: Final = {
     "append": Verb.APPEND,
@@ -99,6 +111,32 @@ def http_failure(what: str, detail: str = "") -> Outcome:
     return Outcome(verb, message=f"{message}: {detail}" if detail else message, unreachable=unreachable)
 
 
+def exec_exit(status: int, stderr: bytes) -> Outcome:
+    """What the end of an exec handler says. `status` is its exit status, or -n for signal n; `stderr` the end of what
+    it wrote there."""
+    verb = EXEC_STATUS.get(status, Verb.FAIL)
+    if verb is Verb.DELETE:
+        return Outcome(verb)
+    return Outcome(verb, message=last_text(stderr) or f"the program {exit_text(status)}")
+
+
+def exec_failure(what: str, detail: str = "") -> Outcome:
+    """What it says when no exit counts; `what` is a key of EXEC_FAILURES."""
+    verb, message, unreachable = EXEC_FAILURES[what]
+    told = f"{message}: {detail}" if detail else message
+    return Outcome(verb, message=text(told.encode("utf-8", "replace")), unreachable=unreachable)
+
+
+def exit_text(status: int) -> str:
+    """How a program ended, for people."""
+    if status >= 0:
+        return f"ended with exit status {status}"
+    try:
+        return f"was ended by {signal.Signals(-status).name}"
+    except ValueError:  # a real-time signal: most have no name
+        return f"was ended by signal {-status}"
+
+
 def retry_after_ms(value: str | None, wall_ms: int) -> int:
     """Retry-After (RFC 9110: seconds or a date) in ms, at most 10 min; the back-off when there is none."""
     if value is None:
@@ -124,6 +162,12 @@ def duration_ms(value: str) -> int:
 def text(body: bytes, bytes_max: int = limits.TEXT_BYTES_MAX) -> str:
     """The beginning of what somebody wrote, as text for people."""
     return body[:bytes_max].decode("utf-8", "ignore").strip()
+
+
+def last_text(output: bytes, bytes_max: int = limits.TEXT_BYTES_MAX) -> str:
+    """The end of what a program wrote, as text for people of at most that many bytes; what is no UTF-8 is replaced."""
+    tail = output[-bytes_max:].decode("utf-8", "replace").strip()
+    return tail.encode()[-bytes_max:].decode("utf-8", "ignore")  # replaced, a byte has become three
 
 
 def _from_body(body: bytes) -> Outcome:

@@ -77,7 +77,7 @@ class PythonHandlers:
             began = loop.time()
             self._process = process = self._spawn()
             self._ended = ended = asyncio.Event()
-            _watch(loop, process, ended)
+            watch(loop, process, ended)
             await ended.wait()
             self._process = None
             if self._draining:
@@ -104,7 +104,7 @@ class PythonHandlers:
         return process
 
 
-def _watch(loop: asyncio.AbstractEventLoop, process: subprocess.Popen[bytes], ended: asyncio.Event) -> None:
+def watch(loop: asyncio.AbstractEventLoop, process: subprocess.Popen[bytes], ended: asyncio.Event) -> None:
     """Sets `ended` when the process has ended, and reaps it."""
     descriptor = os.pidfd_open(process.pid)
 

@@ -2,8 +2,9 @@
 
     drain the sockets -> agent -> tick -> flush -> carry the effects out
 
-Handlers of kinds with `http:` run in this loop; those with `python:` in a child process that attaches over
-the sidecar's own door. SIGTERM drains: `drained` of the agent, or a deadline, ends `run`.
+Handlers of kinds with `http:` are called from this loop, those with `exec:` are programs that it follows; those
+with `python:` run in a child process that attaches over the sidecar's own door. SIGTERM drains: `drained` of the
+agent, or a deadline, ends `run`.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ from sidecar.values import (
 
 if TYPE_CHECKING:
     from sidecar.callbackruns import CallbackRuns
+    from sidecar.execs import ExecHandlers
     from sidecar.http import HttpHandlers
 
 logger = logging.getLogger(__name__)
@@ -71,6 +73,7 @@ class Runner:
         self._peers: Peers
         self._callbacks: CallbackRuns | None = None
         self._http: HttpHandlers | None = None
+        self._execs: ExecHandlers | None = None
         self._pythons: PythonHandlers | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._timer_ms = 0
@@ -113,6 +116,8 @@ class Runner:
                 await self._callbacks.close()
             if self._http is not None:
                 await self._http.close()
+            if self._execs is not None:
+                await self._execs.close()
             self._peers.close()
             self._doors.close(limits.GOODBYE_LINGER_MS)
             self._report()
@@ -189,8 +194,9 @@ class Runner:
                 if not self._agent.links[link].writable or not self._doors.to_pipe(link, payload):
                     self._agent.unsent(link, payload)
             case StartRun():
-                assert self._http is not None
-                self._http.start(effect)
+                called = self._execs if effect.kind.handler == "exec" else self._http
+                assert called is not None
+                called.start(effect)
             case StopRun():
                 assert self._callbacks is not None
                 self._callbacks.stop(effect.key, effect.code)
@@ -229,16 +235,28 @@ class Runner:
 
     async def _start_handlers(self) -> None:
         handlers = self._settings.handlers
-        https = {name: spec for name, spec in handlers.items() if isinstance(spec, HttpHandler)}
-        if https:
+        ids = {name: route.policy.id for name, route in self._settings.kinds.items()}
+        https = {ids[name]: spec for name, spec in handlers.items() if isinstance(spec, HttpHandler)}
+        programs = {name: spec for name, spec in handlers.items() if isinstance(spec, ExecHandler)}
+        if https or programs:
             from sidecar.callbackruns import CallbackRuns  # aiohttp: 150 ms and 20 MB that others do not pay
-            from sidecar.http import HttpHandlers
 
             self._callbacks = CallbackRuns(self._agent, self._settings.callback, self._clock, self._wake)
             await self._callbacks.open()
-            ids = {self._settings.kinds[name].policy.id: spec for name, spec in https.items()}
-            self._http = HttpHandlers(self._agent, self._callbacks, ids, self._clock, self._wake)
+        if https:
+            from sidecar.http import HttpHandlers
+
+            assert self._callbacks is not None
+            self._http = HttpHandlers(self._agent, self._callbacks, https, self._clock, self._wake)
             self._http.open()
+        if programs:
+            from sidecar import execs
+
+            assert self._callbacks is not None
+            for name, spec in programs.items():
+                execs.check(name, spec)
+            self._execs = execs.ExecHandlers(self._callbacks, {ids[name]: spec for name, spec in programs.items()})
+            self._execs.open()
         targets = [spec.target for spec in handlers.values() if isinstance(spec, PythonHandler)]
         if targets:
             routes = [route for route in self._settings.kinds.values() if isinstance(route.handler, PythonHandler)]
@@ -311,7 +329,7 @@ def _handler(spec: HandlerSpec) -> Handler:
         case Attached():
             return "attached"
         case ExecHandler():
-            raise CannotStart("exec handlers come in a later release: use python, http or attached")
+            return "exec"
 
 
 def new_incarnation() -> bytes:

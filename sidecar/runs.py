@@ -28,7 +28,7 @@ class Stage(Enum):
 
 @dataclass(slots=True)
 class Run:
-    """One run. `parts` are kept until it is handed over; `holder` is the attached service, b"" for http."""
+    """One run. `parts` are kept until it is handed over; `holder` is the attached service, b"" for http and exec."""
 
     key: RunKey
     kind: int

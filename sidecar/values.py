@@ -7,14 +7,15 @@ them out.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 from mpy6a import limits
 from mpy6a.errors import Mpy6aError
 from mpy6a.messages import Ending, RepeatPart, SessionEpoch
 from mpy6a.model import SessionId
 
-Handler = Literal["attached", "python", "http"]
+Handler = Literal["attached", "python", "http", "exec"]
+CALLED: Final[frozenset[Handler]] = frozenset({"http", "exec"})  # by the sidecar itself; the others by services
 
 
 class RunKey(NamedTuple):
@@ -80,7 +81,7 @@ class SendPipe:
 
 @dataclass(frozen=True, slots=True)
 class StartRun:
-    """Start the http handler of the kind; its end comes back by `Agent.finished`. `repeat` is whole."""
+    """Start the http or exec handler of the kind; its end comes back by `Agent.finished`. `repeat` is whole."""
 
     key: RunKey
     kind: KindSetup
@@ -89,7 +90,7 @@ class StartRun:
 
 @dataclass(frozen=True, slots=True)
 class StopRun:
-    """End the http handler of this run at once: it is fenced off (`code`), nothing it says counts any
+    """End the http or exec handler of this run at once: it is fenced off (`code`), nothing it says counts any
     more."""
 
     key: RunKey

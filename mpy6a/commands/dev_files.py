@@ -173,7 +173,7 @@ def _handler_lines(handlers: Path, handler: HandlerSpec) -> list[str]:
             health = [] if handler.health is None else [f"health: {_text(urlsplit(handler.health).path)}"]
             return [f"handler: {{http: {_text(handler.url)}}}", f"records: {handler.records}", *health]
         case ExecHandler():
-            return [f"handler: {{exec: [{', '.join(map(_text, handler.argv))}]}}"]
+            return [f"handler: {{exec: [{', '.join(map(_text, handler.argv))}]}}", f"records: {handler.records}"]
         case Attached():
             return [f"handler: {{attached: true}}   # none in {handlers.name}: its sessions wait until there is one"]
 

@@ -8,7 +8,7 @@ from typing import Final, Literal
 
 from mpy6a.config.pipe import PipeSection, read_pipe
 from mpy6a.config.problems import Findings, Problem
-from mpy6a.config.routes import RoutesSection, read_routes, refuse_exec
+from mpy6a.config.routes import RoutesSection, read_routes
 from mpy6a.config.sidecar import SidecarSection, read_sidecar
 from mpy6a.config.yamlfile import Document, read
 
@@ -24,8 +24,7 @@ _KEYS: Final[Mapping[FileType, frozenset[str]]] = {
 def check(paths: Iterable[Path]) -> list[Problem]:
     """Everything wrong in these files and those they name, whichever of the three each is.
 
-    A routes file that several of them name is told once. Stricter than loading: a handler that this release
-    cannot run is a problem here.
+    A routes file that several of them name is told once.
     """
     findings = Findings()
     for path in paths:
@@ -38,9 +37,8 @@ def _check(document: Document, findings: Findings) -> None:
     match file_type(document):
         case "routes":
             read_routes(document, (), findings)
-            refuse_exec(document, (), findings)
         case "pipe":
-            read_pipe(document, findings, refusing_exec=True)
+            read_pipe(document, findings)
         case "sidecar":
             read_sidecar(document, findings)
         case None:

@@ -19,7 +19,6 @@ from mpy6a.config.routes import (
     raw_kinds,
     raw_sidecars,
     read_routes,
-    refuse_exec,
     routes_document_of,
 )
 from mpy6a.config.schema import AfterValidator, Field, PlainValidator
@@ -152,7 +151,7 @@ def load_pipe(path: Path) -> PipeSettings:
     return settings
 
 
-def read_pipe(document: Document, findings: Findings, *, refusing_exec: bool = False) -> PipeSettings | None:
+def read_pipe(document: Document, findings: Findings) -> PipeSettings | None:
     """The pipe's settings from a document; None when there are problems."""
     section = validate(PipeSection, document.values, document, (), findings)
     routes_document, where = routes_document_of(document, findings)
@@ -160,8 +159,6 @@ def read_pipe(document: Document, findings: Findings, *, refusing_exec: bool = F
     if routes_document is not None:
         routes = read_routes(routes_document, where, findings)
         _check_sidecars(document, routes_document, where, findings)
-        if refusing_exec:
-            refuse_exec(routes_document, where, findings)
     _check_admin(document, findings)
     if section is None or routes is None:
         return None

@@ -40,6 +40,8 @@ from mpy6a.policy import KindPolicy, Orphans
 Records = Literal["base64", "text", "json"]
 ROUTES_ALLOWED: Final = "the path of routes.yaml, or the routes themselves (a mapping with `kinds:`)"
 HANDLERS: Final = ("python", "http", "exec", "attached")
+# Keys of a kind that only some handlers have.
+KEYS_OF: Final = {"records": {"http": "URL", "exec": "[argv]"}, "health": {"http": "URL"}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +62,12 @@ class HttpHandler:
 
 @dataclass(frozen=True, slots=True)
 class ExecHandler:
-    """A program run once per push, without a shell."""
+    """A program run once per push, without a shell, in `directory`: that of the file in which the routes stand.
+    `records`: their form in the JSON on its stdin."""
 
     argv: tuple[str, ...]
+    directory: Path
+    records: Records = "base64"
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,10 +159,11 @@ def read_routes(document: Document, where: Where, findings: Findings) -> Routes 
         values = values[step]
     section = validate(RoutesSection, values, document, where, findings)
     _check_ids(document, where, findings)
-    _check_http_keys(document, where, findings)
+    _check_keys(document, where, findings)
     if section is None:
         return None
-    kinds = {name: Route(_policy(name, kind), _handler(kind)) for name, kind in section.kinds.items()}
+    here = document.path.parent
+    kinds = {name: Route(_policy(name, kind), _handler(kind, here)) for name, kind in section.kinds.items()}
     return Routes(None if where else document.path, MappingProxyType(kinds), section.orphans)
 
 
@@ -206,22 +212,6 @@ def raw_sidecars(kind: dict[str, Any]) -> list[tuple[int, str]]:
     return [(position, name) for position, name in enumerate(names) if isinstance(name, str)]
 
 
-def refuse_exec(document: Document, where: Where, findings: Findings, sidecar: str | None = None) -> None:
-    """Refuses exec handlers, which this release cannot run; only one sidecar's if it is named."""
-    for place, _, kind in raw_kinds(document, where):
-        listed = [name for _, name in raw_sidecars(kind)]
-        handler = kind.get("handler")
-        if isinstance(handler, dict) and "exec" in handler and (sidecar is None or sidecar in listed):
-            here = (*place, "handler", "exec")
-            findings.add(
-                document.file,
-                document.line(here, key=True),
-                here,
-                "an exec handler",
-                "python, http or attached; exec handlers come in a later release",
-            )
-
-
 def _check_ids(document: Document, where: Where, findings: Findings) -> None:
     first: dict[int, tuple[str, int]] = {}
     for place, name, kind in raw_kinds(document, where):
@@ -242,17 +232,18 @@ def _check_ids(document: Document, where: Where, findings: Findings) -> None:
             first[number] = (name, line)
 
 
-def _check_http_keys(document: Document, where: Where, findings: Findings) -> None:
+def _check_keys(document: Document, where: Where, findings: Findings) -> None:
     for place, _, kind in raw_kinds(document, where):
         handler = kind.get("handler")
-        for key in ("records", "health"):
+        for key, handlers in KEYS_OF.items():
             here = (*place, key)
-            if key not in kind or not isinstance(handler, dict) or "http" in handler:
+            if key not in kind or not isinstance(handler, dict) or not handlers.keys().isdisjoint(handler):
                 continue
             if not findings.bad(document.file, here):
                 line = document.line(here, key=True)
-                allowed = "this key only beside `handler: {http: URL}`"
-                findings.add(document.file, line, here, "a key of http handlers", allowed)
+                allowed = " or ".join(f"`{{{name}: {value}}}`" for name, value in handlers.items())
+                found = f"a key of {' and '.join(handlers)} handlers"
+                findings.add(document.file, line, here, found, f"this key only beside a handler {allowed}")
 
 
 def _policy(name: str, kind: KindSection) -> KindPolicy:
@@ -275,7 +266,7 @@ def _policy(name: str, kind: KindSection) -> KindPolicy:
     )
 
 
-def _handler(kind: KindSection) -> HandlerSpec:
+def _handler(kind: KindSection, directory: Path) -> HandlerSpec:
     handler = kind.handler
     if handler.python is not None:
         return PythonHandler(handler.python)
@@ -283,5 +274,5 @@ def _handler(kind: KindSection) -> HandlerSpec:
         health = health_url(handler.http, kind.health) if kind.health is not None else None
         return HttpHandler(handler.http, kind.records, health)
     if handler.exec is not None:
-        return ExecHandler(handler.exec)
+        return ExecHandler(handler.exec, directory, kind.records)
     return Attached()

@@ -18,7 +18,6 @@ from mpy6a.config.routes import (
     raw_kinds,
     raw_sidecars,
     read_routes,
-    refuse_exec,
     routes_document_of,
 )
 from mpy6a.config.schema import AfterValidator, Field, PlainValidator
@@ -99,7 +98,6 @@ def read_sidecar(document: Document, findings: Findings) -> SidecarSettings | No
     if routes_document is not None:
         routes = read_routes(routes_document, where, findings)
         if isinstance(name, str):
-            refuse_exec(routes_document, where, findings, sidecar=name)
             _check_push(document, routes_document, where, name, findings)
     routes_problem = "routes" in document.values and routes is None
     if section is None or routes_problem:

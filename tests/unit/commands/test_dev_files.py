@@ -11,7 +11,17 @@ import pytest
 
 from mpy6a.commands.dev_files import FIRST_PORT, Files, _are_free, merged, routes_yaml
 from mpy6a.commands.dev_find import Found
-from mpy6a.config import Attached, HttpHandler, PythonHandler, Route, load_pipe, load_routes, load_sidecar
+from mpy6a.config import (
+    Attached,
+    ExecHandler,
+    HandlerSpec,
+    HttpHandler,
+    PythonHandler,
+    Route,
+    load_pipe,
+    load_routes,
+    load_sidecar,
+)
 from mpy6a.errors import CannotStart, ConfigError
 from mpy6a.policy import KindPolicy
 from tests.ports import FreePorts
@@ -104,10 +114,13 @@ def test_what_the_user_wrote_under_repeat_stays(files: Files) -> None:
     assert ids(files) == {"greeting": 4, "invoice": 5}
 
 
-def test_other_handlers_that_the_user_wrote_stay(files: Files) -> None:
-    """An http kind is not this file's: it goes on as it is."""
-    handler = HttpHandler("http://127.0.0.1:8000/finish?a=b", "json", "http://127.0.0.1:8000/health")
-    policy = KindPolicy(1, "receipt", ("app",), "http")
+@pytest.mark.parametrize("name", ["http", "exec"])
+def test_other_handlers_that_the_user_wrote_stay(files: Files, name: str) -> None:
+    """An http or exec kind is not this file's: it goes on as it is."""
+    handler: HandlerSpec = HttpHandler("http://127.0.0.1:8000/finish?a=b", "json", "http://127.0.0.1:8000/health")
+    if name == "exec":
+        handler = ExecHandler(("./finish", 'a "word"', "-v"), files.directory.absolute(), "text")
+    policy = KindPolicy(1, "receipt", ("app",), name)
     text = routes_yaml(Path("handlers.py"), {"receipt": Route(policy, handler)})
     files.routes.write_text(text)
     write(files, [GREETING])

@@ -10,7 +10,7 @@ from mpy6a import limits
 from mpy6a.config import ConfigProblems, Problem, check, find_pipe_config, load_pipe
 from mpy6a.errors import ConfigError, Refused
 
-KIND = "{id: 1, sidecars: [app], handler: {exec: [/bin/true]}}"
+KIND = "{id: 1, sidecars: [app], handler: {exec: [/bin/true]}, health: /up}"
 
 
 def test_the_argument_goes_before_the_environment_and_that_before_the_directory(tmp_path: Path) -> None:
@@ -38,12 +38,12 @@ def test_files_are_told_apart_by_their_keys(tmp_path: Path, monkeypatch: pytest.
     Path("a.yaml").write_text(f"kinds: {{k: {KIND}}}\n")
     Path("b.yaml").write_text("pipe: 1\ndata: d\nroutes: a.yaml\nsidecars: {app: 'tcp://h:1'}\n")
     Path("c.yaml").write_text("name: app\nlisten: 'ipc://a'\npush: 'tcp://h:1'\npipes: ['tcp://h:2']\nroutes: a.yaml\n")
-    exec_problem = Problem(
-        "a.yaml", 1, "kinds.k.handler.exec", "an exec handler",
-        "python, http or attached; exec handlers come in a later release",
+    problem = Problem(
+        "a.yaml", 1, "kinds.k.health", "a key of http handlers",
+        "this key only beside a handler `{http: URL}`",
     )  # fmt: skip
     for given in (["a.yaml"], ["b.yaml"], ["c.yaml"], ["a.yaml", "b.yaml", "c.yaml"]):
-        assert check(map(Path, given)) == [exec_problem], given
+        assert check(map(Path, given)) == [problem], given
 
 
 def test_a_good_set_of_files_has_no_problems(tmp_path: Path) -> None:

@@ -22,7 +22,6 @@ from mpy6a.config import (
 from mpy6a.config.problems import Findings
 from mpy6a.config.yamlfile import read
 from mpy6a.disk import Amount, DiskSettings
-from mpy6a.errors import ConfigError
 from mpy6a.policy import KindPolicy, Policy
 
 ROUTES = """
@@ -35,7 +34,7 @@ kinds:
              concurrency: 4, barren_limit: 5, charge_limit: 6}
   mail: {id: 3, sidecars: [users], handler: {http: "http://127.0.0.1:1/a/b"}, records: json, health: /up}
   page: {id: 4, sidecars: [users], handler: {http: "http://127.0.0.1:1/a"}}
-  run: {id: 5, sidecars: [other], handler: {exec: [/bin/true, "1"]}}
+  run: {id: 5, sidecars: [other], handler: {exec: [/bin/true, "1"]}, records: text}
   own: {id: 2, sidecars: [search], handler: {attached: true}}
 orphans: park
 """
@@ -117,7 +116,7 @@ def test_each_handler_is_a_value_of_its_own(place: Path) -> None:
         "create": PythonHandler("handlers:create"),
         "mail": HttpHandler("http://127.0.0.1:1/a/b", "json", "http://127.0.0.1:1/up"),
         "page": HttpHandler("http://127.0.0.1:1/a", "base64", None),
-        "run": ExecHandler(("/bin/true", "1")),
+        "run": ExecHandler(("/bin/true", "1"), place, "text"),
         "own": Attached(),
     }
     for name, route in routes.kinds.items():
@@ -146,12 +145,13 @@ def test_a_sidecar_without_routes_only_passes_operations_on(tmp_path: Path) -> N
     assert (str(sidecar.callback), sidecar.path) == ("http://127.0.0.1:0", (tmp_path,))
 
 
-def test_exec_handlers_are_read_by_the_pipe_and_refused_where_they_would_run(place: Path) -> None:
-    """The pipe does not care what runs a handler; a sidecar that could not run it must not start."""
-    assert load_pipe(place / "pipe.yaml").policy.kinds[5].handler == "exec"
-    (place / "sidecar.yaml").write_text(SIDECAR.replace("name: users", "name: other"))
-    with pytest.raises(ConfigError, match="exec handlers come in a later release"):
-        load_sidecar(place / "sidecar.yaml")
+def test_programs_run_in_the_directory_of_the_file_in_which_the_routes_stand(tmp_path: Path) -> None:
+    """As every relative path: also where the routes stand in sidecar.yaml itself."""
+    inside = "{kinds: {run: {id: 5, sidecars: [other], handler: {exec: [./finish]}}}}"
+    (tmp_path / "sidecar.yaml").write_text(
+        SIDECAR.replace("name: users", "name: other").replace("routes: routes.yaml", f"routes: {inside}")
+    )
+    assert load_sidecar(tmp_path / "sidecar.yaml").handlers == {"run": ExecHandler(("./finish",), tmp_path)}
 
 
 def test_settings_cannot_be_changed(place: Path) -> None:

@@ -1,5 +1,5 @@
-"""Http handlers on a bench: a real HTTP service on loopback, the real agent, and a pipe in memory that
-answers."""
+"""Http and exec handlers on a bench: a real HTTP service on loopback or real programs, the real agent, and a pipe in
+memory that answers."""
 
 from __future__ import annotations
 
@@ -7,20 +7,22 @@ import asyncio
 import io
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Literal
 
 import aiohttp
 from aiohttp import web
 
 from mpy6a import wire
-from mpy6a.config import HttpAddress, HttpHandler
+from mpy6a.config import ExecHandler, HttpAddress, HttpHandler
 from mpy6a.errors import Code
 from mpy6a.messages import Accepted, Ack, Batch
 from mpy6a.model import Op, Result, SessionId, Verb
 from sidecar.callbackruns import CallbackRuns
+from sidecar.execs import ExecHandlers
 from sidecar.http import HttpHandlers
 from sidecar.values import Ended, KindSetup, RunKey, SendPipe, StartRun, StopRun, Wrote
-from tests.unit.sidecar.desk import HTTP, OWN, Desk, part
+from tests.unit.sidecar.desk import EXEC, HTTP, OWN, Desk, part
 
 Handle = Callable[[web.Request], Awaitable[web.StreamResponse]]
 DEADLINE_S = 10.0
@@ -40,12 +42,13 @@ class Clock:
 
 
 class Bench:
-    """One http kind. `ops` is what reached the pipe, in order; `verdicts` what it answers to which verb (OK
+    """One kind. `ops` is what reached the pipe, in order; `verdicts` what it answers to which verb (OK
     if it is not there); with `deaf` it answers nothing."""
 
-    def __init__(self, timeout_ms: int) -> None:
-        self.desk = Desk(kinds=(KindSetup(HTTP, "http-kind", "http", 3, timeout_ms),)).dialed()
-        self.handlers: HttpHandlers
+    def __init__(self, kind: KindSetup) -> None:
+        self.kind = kind.id
+        self.desk = Desk(kinds=(kind,)).dialed()
+        self.handlers: HttpHandlers | ExecHandlers
         self.runs: CallbackRuns
         self.ops: list[Op] = []
         self.verdicts: dict[int, Code] = {}
@@ -82,7 +85,7 @@ class Bench:
     def push(self, *records: bytes, index: int = 10, trace: bytes = b"") -> RunKey:
         """A session comes; its run begins with the next turn."""
         self.pushed += 1
-        self.desk.push(part(index, self.pushed, HTTP, records=records, trace=trace, repeats=3))
+        self.desk.push(part(index, self.pushed, self.kind, records=records, trace=trace, repeats=3))
         self.wake()
         return RunKey(SessionId(1, 5, index), 2)
 
@@ -152,7 +155,7 @@ async def bench(
 ) -> AsyncIterator[Bench]:
     """A bench whose handler's service answers with `handle`; `url` instead: nobody is there, or somebody
     else."""
-    made = Bench(timeout_ms)
+    made = Bench(KindSetup(HTTP, "http-kind", "http", 3, timeout_ms))
     made.handle = handle
     app = web.Application(client_max_size=64 << 20)
 
@@ -167,15 +170,32 @@ async def bench(
     handler = HttpHandler(url or f"{base}/finish", form, None if health is None else base + health)
     clock = Clock(made.desk)
     made.runs = CallbackRuns(made.desk.agent, HttpAddress("127.0.0.1", 0), clock, made.wake)
-    made.handlers = HttpHandlers(made.desk.agent, made.runs, {HTTP: handler}, clock, made.wake)
+    made.handlers = https = HttpHandlers(made.desk.agent, made.runs, {HTTP: handler}, clock, made.wake)
     await made.runs.open()
-    made.handlers.open()
+    https.open()
     try:
         yield made
     finally:
         await made.runs.close()
-        await made.handlers.close()
+        await https.close()
         await runner.cleanup()
+
+
+@asynccontextmanager
+async def exec_bench(
+    *argv: str, directory: Path, form: Literal["base64", "text", "json"] = "base64", timeout_ms: int = 10_000
+) -> AsyncIterator[Bench]:
+    """A bench whose handler is this program."""
+    made = Bench(KindSetup(EXEC, "exec-kind", "exec", 3, timeout_ms))
+    made.runs = CallbackRuns(made.desk.agent, HttpAddress("127.0.0.1", 0), Clock(made.desk), made.wake)
+    made.handlers = execs = ExecHandlers(made.runs, {EXEC: ExecHandler(argv, directory, form)})
+    await made.runs.open()
+    execs.open()
+    try:
+        yield made
+    finally:
+        await made.runs.close()
+        await execs.close()
 
 
 def run(test: Callable[[], Awaitable[None]]) -> None:

@@ -37,7 +37,7 @@ from sidecar.values import (
 OWN = bytes([9] * 16)
 PIPE = bytes([7] * 16)  # the pipe's own incarnation
 ANN, BOB = bytes([1] * 16), bytes([2] * 16)
-ATTACHED, HTTP, PYTHON = 1, 2, 3
+ATTACHED, HTTP, PYTHON, EXEC = 1, 2, 3, 4
 LIMITS = Limits(1 << 20, 16 << 20, 4096, 4 << 20, 1024, limits.ENVELOPE_BYTES_MAX)
 KINDS = (
     KindSetup(ATTACHED, "attached-kind", "attached", 4),
