@@ -1,4 +1,4 @@
-"""A real pipe, a real sidecar, real handlers: crashing, blocking and slow ones, drains, kills and HTTP."""
+"""A real pipe, a real sidecar, real handlers: crashing, blocking and slow ones, drains, kills, HTTP and programs."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -304,3 +305,101 @@ def test_a_sidecar_without_http_kinds_is_small(house: House) -> None:
     maps = Path(f"/proc/{house.sidecar.pid}/maps").read_text()
     assert "aiohttp" not in maps
     assert os.path.exists(house.path / "users.sock")
+
+
+# ---- programs
+
+# Notes what it was given, says by callback that it was there, and exits 0; or hangs, with a child, deaf to SIGTERM.
+PROGRAM = """
+import json, os, signal, subprocess, sys, time, urllib.request
+from pathlib import Path
+
+pushed = json.load(sys.stdin)
+what = pushed["records"][0]["text"]
+child = None
+if what.startswith("hang") and pushed["repeats"] == 1:
+    if what == "hang deaf":
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    child = subprocess.Popen(["sleep", "1000"])
+line = {"pid": os.getpid(), "child": child and child.pid, "fence": os.environ["MPY6A_FENCE"], **pushed}
+with open("notes", "a") as notes:
+    notes.write(json.dumps(line) + "\\n")
+if child is not None:
+    child.wait()
+    time.sleep(1000)
+call = urllib.request.Request(os.environ["MPY6A_CALLBACK"] + "/append", b"by a program", method="POST")
+assert urllib.request.urlopen(call).status == 204
+sys.exit(1 if what == "twice" and len(pushed["records"]) == 1 else 0)
+"""
+EXEC_ROUTES = """\
+kinds:
+  run:
+    id: 1
+    sidecars: [users]
+    handler: {exec: [./finish]}
+    records: text
+    repeat: {delay: 10ms, backoff: 10ms..50ms, timeout: %s}
+"""
+
+
+@pytest.fixture
+def programs(house: House) -> House:
+    """The house with a program as its only handler; not started yet."""
+    (house.path / "finish").write_text(f"#!{sys.executable}\n{PROGRAM}")
+    (house.path / "finish").chmod(0o755)
+    (house.path / "routes.yaml").write_text(EXEC_ROUTES % "30s")
+    return house
+
+
+def test_a_program_finishes_what_was_left_and_what_it_appended_comes_back(programs: House) -> None:
+    """Its exit 0 deletes; after an exit 1 it runs again, with a higher fence."""
+    programs.start()
+    once = programs.leave("run", b"once")
+    programs.wait(lambda: len(programs.notes()) == 1 and programs.unfinished() == 0)
+    twice = programs.leave("run", b"twice")
+    programs.wait(lambda: len(programs.notes()) == 3 and programs.unfinished() == 0)
+    first, second, third = programs.notes()
+    assert (first["session"], second["session"], third["session"]) == (once, twice, twice)
+    assert second["records"] == [{"text": "twice"}]
+    assert third["records"] == [{"text": "twice"}, {"text": "by a program"}]
+    assert int(second["fence"]) < int(third["fence"])
+
+
+@pytest.mark.parametrize("what", ["hang", "hang deaf"])
+def test_a_program_that_hangs_is_stopped_with_all_its_group_and_runs_again(programs: House, what: str) -> None:
+    """By SIGTERM at the kind's timeout, and if it is deaf to that by SIGKILL 5 s later."""
+    (programs.path / "routes.yaml").write_text(EXEC_ROUTES % "1s")
+    programs.start()
+    programs.leave("run", what.encode())
+    programs.wait(lambda: len(programs.notes()) == 1)
+    hung = programs.notes()[0]
+    programs.wait(lambda: not is_running(hung["pid"]) and not is_running(hung["child"]))
+    programs.wait(lambda: len(programs.notes()) == 2 and programs.unfinished() == 0)
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_a_sidecar_that_ends_leaves_no_program_and_the_next_goes_on(programs: House, how: signal.Signals) -> None:
+    """Killed with SIGKILL too: neither the program nor its child, nor what started them."""
+    config = programs.path / "sidecar.yaml"
+    config.write_text(config.read_text() + "drain: 100ms\n")
+    programs.start()
+    session = programs.leave("run", b"hang deaf" if how == signal.SIGKILL else b"hang")
+    programs.wait(lambda: len(programs.notes()) == 1)
+    hung = programs.notes()[0]
+    starter = int(Path(f"/proc/{hung['pid']}/stat").read_text().rsplit(")", 1)[1].split()[1])
+    programs.sidecar.send_signal(how)
+    assert programs.sidecar.wait(DEADLINE_S) == (-how if how == signal.SIGKILL else 0)
+    programs.wait(lambda: not any(map(is_running, (hung["pid"], hung["child"], starter))))
+    programs.live.start_sidecar()
+    programs.wait(lambda: len(programs.notes()) == 2 and programs.unfinished() == 0)
+    assert programs.notes()[1]["session"] == session
+
+
+def test_a_sidecar_whose_program_is_missing_does_not_start(programs: House) -> None:
+    """Exit 3, and one sentence that names kind and command."""
+    (programs.path / "finish").unlink()
+    sidecar = programs.live.run("sidecar", said="sidecar.log")
+    assert sidecar.wait(DEADLINE_S) == 3
+    (said,) = programs.live.said("sidecar.log").splitlines()
+    assert "kind 'run'" in said
+    assert "./finish" in said

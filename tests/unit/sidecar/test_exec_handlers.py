@@ -242,9 +242,7 @@ def test_at_the_timeout_the_token_is_dead(tmp_path: Path, monkeypatch: pytest.Mo
             status, text, _ = await made.call("POST", url + "/append", b"late")
             assert (status, text[:4]) == (409, "GONE")
             assert made.ops == []
-            os.close(os.open(tmp_path / "go", os.O_RDWR))
-            with open(tmp_path / "go", "w") as go:  # noqa: ASYNC230  # the program waits at the other end
-                go.write("on\n")
+            await asyncio.get_running_loop().run_in_executor(None, (tmp_path / "go").write_text, "on\n")
             await made.over()
             assert [op[0] for op in said(made.ops)] == [Verb.FAIL]
 
