@@ -8,6 +8,7 @@ import base64
 import json
 import logging
 import os
+import re
 import signal
 import sys
 from pathlib import Path
@@ -151,6 +152,21 @@ def test_callbacks_write_and_a_decision_by_callback_makes_the_exit_status_nothin
     async def test() -> None:
         async with exec_bench(*python(code), directory=tmp_path) as made:
             assert said(await made.run(b"x")) == [(Verb.APPEND, 0, "step"), (Verb.PARK, 0, "odd")]
+
+    run(test)
+
+
+def test_the_documented_program_runs_and_the_documented_statuses_are_the_table(tmp_path: Path) -> None:
+    """docs/HANDLERS.md, as it stands."""
+    text = (Path(__file__).parents[3] / "docs" / "HANDLERS.md").read_text()
+    told = {int(status) for status in re.findall(r"^\| exit (\d+)", text, flags=re.MULTILINE)}
+    assert told == set(outcomes.EXEC_STATUS)
+    (program,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+
+    async def test() -> None:
+        async with exec_bench(*python(program), directory=tmp_path, form="text") as made:
+            assert said(await made.run(b"Ada")) == [(Verb.APPEND, 0, "told"), (Verb.DELETE, 0, "")]
+            assert said(await made.run(b"Ada", b"told", index=11)) == [(Verb.DELETE, 0, "")]
 
     run(test)
 
