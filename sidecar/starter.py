@@ -215,10 +215,10 @@ def _nothing(*_: object) -> None:
 
 
 def main() -> None:
-    door = socket.socket(fileno=int(sys.argv[1]))
     told = json.loads(sys.stdin.buffer.readline())
     _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    Starter(door, told).run()
+    with socket.socket(fileno=int(sys.argv[1])) as door:
+        Starter(door, told).run()
 
 
 if __name__ == "__main__":
