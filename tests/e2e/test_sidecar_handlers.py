@@ -212,7 +212,7 @@ def is_running(pid: int) -> bool:
     """Is there such a process that has not ended? (One that nobody has reaped yet has.)"""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # before it was opened, or before it was read
         return False
 
 
