@@ -144,7 +144,7 @@ class AdminDoor:
         found = []
         for number in sorted({*names, *live, *state.paused_kinds}):
             paused: dict[str, Any] | None = None
-            if state.is_kind_paused(number, log_ms):
+            if self._pipe.is_kind_paused(number, log_ms):
                 until_ms, who, reason = state.paused_kinds[number]
                 paused = {"who": who, "reason": reason, "for_ms": until_ms - log_ms if until_ms else None}
             states = {one.name.lower(): live.get(number, {}).get(one.name.lower(), 0) for one in SessionState}
@@ -307,7 +307,7 @@ class AdminDoor:
         word = request.verb.removeprefix("kinds.")
         who, reason = str(arguments.get("who", ""))[:128], str(arguments.get("reason", ""))[:256]
         log_ms, for_ms = self._pipe.log_ms(now_ms), _integer(arguments, "for_ms", 0)
-        was_paused = self._pipe.state.is_kind_paused(number, log_ms)
+        was_paused = self._pipe.is_kind_paused(number, log_ms)
         if for_ms > limits.DURATION_MS_MAX:
             raise BadRequest(f"for_ms: found {for_ms}, allowed is up to {limits.DURATION_MS_MAX}, or 0: until resumed")
 

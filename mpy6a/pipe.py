@@ -203,6 +203,11 @@ class Pipe:
         """A sidecar that the config names said hello: its lease runs, however many clients are heard."""
         self._heard[incarnation] = now_ms
 
+    def is_kind_paused(self, kind: int, log_ms: int) -> bool:
+        """Whether an operator holds the kind back at that log time; a pause with an end is over by itself."""
+        pause = self.state.paused_kinds.get(kind)
+        return pause is not None and (not pause[0] or pause[0] > log_ms)
+
     def _hear(self, incarnation: bytes, now_ms: int) -> None:
         if incarnation in self._heard or len(self._heard) < limits.CLIENTS_MAX:
             self._heard[incarnation] = now_ms

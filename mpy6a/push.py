@@ -223,7 +223,7 @@ class Pusher:
 
     def _dispatch(self, kind: int, most: int) -> list[Proposal]:
         policy = self._pipe.state.policy.kinds.get(kind)
-        if policy is None or self._pipe.state.is_kind_paused(kind, self._log_ms):
+        if policy is None or self._pipe.is_kind_paused(kind, self._log_ms):
             return []
         room = {dial: dial.room(kind) for dial in self._connected(policy.sidecars) if dial.room(kind) > 0}
         proposals: list[Proposal] = []
@@ -249,7 +249,7 @@ class Pusher:
         policy = self._pipe.state.policy.kinds.get(kind)
         return (
             policy is not None
-            and not self._pipe.state.is_kind_paused(kind, self._log_ms)
+            and not self._pipe.is_kind_paused(kind, self._log_ms)
             and self._pipe.due.ready(kind) > 0
             and self.has_room(policy.sidecars, kind)
         )

@@ -409,11 +409,6 @@ class State:
 
     # ------------------------------------------------------------------ operators
 
-    def is_kind_paused(self, kind: int, log_ms: int) -> bool:
-        """Whether an operator holds the kind back at that log time; a pause with an end is over by itself."""
-        pause = self.paused_kinds.get(kind)
-        return pause is not None and (not pause[0] or pause[0] > log_ms)
-
     def _admin(self, first_index: int, admin: Admin, applied: Applied) -> None:
         if admin.verb == AdminVerb.CLOCK_ACCEPT:
             self.clock_accepted_ms = admin.until_ms

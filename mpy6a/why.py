@@ -44,7 +44,7 @@ def why_kind(pipe: Pipe, pusher: Pusher, number: int, log_ms: int) -> Reason:
 
 def _held(pipe: Pipe, kind: KindPolicy, log_ms: int) -> Reason | None:
     """What keeps a whole kind back, due or not."""
-    if pipe.state.is_kind_paused(kind.id, log_ms):
+    if pipe.is_kind_paused(kind.id, log_ms):
         until_ms, _, reason = pipe.state.paused_kinds[kind.id]
         return "KIND_PAUSED", f"{reason}, for {(until_ms - log_ms) / 1000:.0f} s more" if until_ms else reason
     if pipe.due.clock_held:
