@@ -124,6 +124,7 @@ class Keeper:
         self._trim_index = 0  # below it the log is in the file
         self._trimmed = (0, 0)  # of the last trim: this index, and the bytes kept below it
         self._checkpoint_bytes = checkpoint_bytes
+        self._backlog_bytes_max = max(limits.CHECKPOINT_BACKLOG_BYTES_MIN, limits.CHECKPOINT_BACKLOG * checkpoint_bytes)
         self.kept = Kept()
         self._pipe = pipe
         self._log = log
@@ -178,7 +179,7 @@ class Keeper:
         if self._pipe.disk_level and self._trim_index:
             self._trim()
         backlog = log.stats.bytes - self._logged
-        self._pipe.behind = backlog > max(limits.CHECKPOINT_BACKLOG_BYTES, 3 * self._checkpoint_bytes)
+        self._pipe.behind = backlog > self._backlog_bytes_max
         if not self.kept.done_ms:
             self.kept.done_ms = now_ms  # of no checkpoint: the first one waits like any other
         least, rest_ms = self._pace

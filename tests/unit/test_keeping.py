@@ -70,6 +70,19 @@ def test_a_checkpoint_is_asked_for_after_so_much_log_as_the_operator_says() -> N
         assert scribe.asked == [21]
 
 
+def test_clients_wait_when_the_writer_is_three_checkpoints_behind() -> None:
+    """So a restart has no more to replay than the operator chose, also where the writer has next to no processor."""
+    for said, most in ((1 * MIB, 32 * MIB), (20 * MIB, 60 * MIB), (limits.CHECKPOINT_BYTES, 192 * MIB)):
+        log, world = Logged(), World()
+        keeper = Keeper(world.pipe, log, Scribe(), no_file, 0, said)
+        log.grow(most)
+        keeper.turn(1_000)
+        assert not world.pipe.behind
+        log.grow(1)
+        keeper.turn(1_000)
+        assert world.pipe.behind
+
+
 def test_a_little_log_is_written_after_a_minute() -> None:
     """And next to none is left as it is; the log above the last checkpoint at a start counts as well."""
     log, scribe = Logged(), Scribe()
