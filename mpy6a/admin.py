@@ -152,6 +152,8 @@ class AdminDoor:
             cause, detail = why_kind(self._pipe, self._pusher, number, log_ms) if ready else ("", "")
             waits: dict[str, Any] = {"oldest_due_ms": None if oldest_ms is None else max(0, log_ms - oldest_ms)}
             waits |= {"why": cause, "detail": detail}
+            if number in state.policy.kinds:
+                waits |= self._pipe.pacing.facts(state.policy.kinds[number])
             found.append(
                 {"kind": number, "name": names.get(number, ""), **states, "ready": ready, **waits, "paused": paused}
             )

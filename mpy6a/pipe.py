@@ -35,10 +35,11 @@ from mpy6a.messages import (
     Welcome,
 )
 from mpy6a.model import NOBODY, AdminVerb, Cause, Proposal, ProposalVerb, Result, SessionState, Verb
+from mpy6a.pacing import Pacing
 from mpy6a.policy import Policy
 from mpy6a.refusals import Refusals
 from mpy6a.sessions import Applied
-from mpy6a.state import LEVEL, OK, VERDICT, State
+from mpy6a.state import LEVEL, OK, PLAIN_LEVEL, UNCHARGED, VERDICT, State
 from mpy6a.wire import RowBatch, batch_number, decode, decode_rows, encode, null_refused
 
 Authorise = Callable[[int, int], bool]  # (principal, kind) -> may it make sessions of that kind
@@ -47,6 +48,7 @@ Done = Callable[[Applied], None]
 NEW: Final = int(Verb.NEW)
 APPEND: Final = int(Verb.APPEND)
 REPLACE: Final = int(Verb.REPLACE)
+FAIL: Final = int(Verb.FAIL)
 PROTOCOL_VERSION: Final = 1
 LAPSE_CHECK_MS: Final = 1_000  # how late a lapsed lease may be noticed; a scan of 65,536 clients costs 3 ms
 
@@ -74,6 +76,7 @@ class Pipe:
         self.due = Due(state)
         self.dropped: dict[str, int] = {}  # messages not taken, by reason
         self.refusals = Refusals()
+        self.pacing = Pacing(state)
         self._authorise = authorise
         self._frames: list[Frame] = []
         self._bytes = 0
@@ -263,10 +266,17 @@ class Pipe:
             data, flags = null_refused(batch, refused), FLAG_REENCODED
             verdicts = b"".join(VERDICT.pack(position, code, 0) for position, code in refused.items())
             batch = decode_rows(data, nulled=True)
+        level = PLAIN_LEVEL
+        uncharged = self._uncharged(batch) if self.pacing.open_kinds else ()
+        if uncharged:
+            level = LEVEL
+            rows = {position: (code, 0) for position, code in refused.items()}
+            rows |= {position: (0, UNCHARGED) for position in uncharged if position not in refused}
+            verdicts = b"".join(VERDICT.pack(position, *rows[position]) for position in sorted(rows))
         frame = Frame(
             FrameType.BATCH,
             flags,
-            LEVEL,
+            level,
             self.state.term,
             self._next_index,
             len(batch.rows),
@@ -298,6 +308,17 @@ class Pipe:
             if length > record_bytes_max and position not in refused:
                 refused[position] = Code.TOO_LARGE
         return refused
+
+    def _uncharged(self, batch: RowBatch) -> list[int]:
+        """Positions of failures of kinds whose breaker is open: what runs is in memory, so its kind is known."""
+        open_kinds, at = self.pacing.open_kinds, self.state.sessions.at
+        found: list[int] = []
+        for position, row in enumerate(batch.rows):
+            if row[4] == FAIL:
+                session = at(row[0])
+                if session is not None and session.kind in open_kinds:
+                    found.append(position)
+        return found
 
     def _grows(self, index: int, term: int, length: int) -> bool:
         """Whether a Replace brings more than its session holds. Down to its reserve the log takes none: that is for
@@ -362,7 +383,8 @@ class Pipe:
         self, kind: FrameType, body: bytes, count: int, now_ms: int, *, term: int = 0, done: Done | None = None
     ) -> None:
         frame = Frame(
-            kind, 0, LEVEL, term or self.state.term, self._next_index, count, self.log_ms(now_ms), 0, NOBODY, body, b""
+            kind, 0, PLAIN_LEVEL, term or self.state.term, self._next_index, count, self.log_ms(now_ms), 0, NOBODY,
+            body, b"",
         )
         self._queue(frame, None, 0, done)
 
@@ -384,6 +406,10 @@ class Pipe:
         if self.state.sessions.filed.count and isinstance(frame.decoded, RowBatch):
             self.state.sessions.prefetch(index for _, index in frame.decoded.groups)
         applied = self.state.apply(frame)
+        for of_kind, index, attempt in applied.attempts:
+            kind = self.state.policy.kinds.get(of_kind)
+            if kind is not None:
+                self.pacing.ended(kind, index, attempt, self._turn_ms)
         due = self.due
         if self.state.sessions.loaded:
             due.arm_loaded()
@@ -395,6 +421,8 @@ class Pipe:
                 by_death = proposal.verb in (ProposalVerb.OWNER_GONE, ProposalVerb.RELEASE)
                 if by_death and proposal.target not in self._heard and proposal.target not in self._gone:
                     self._gone.append(proposal.target)
+        elif frame.type == FrameType.POLICY:
+            self.pacing.reload()
         if sender is not None:
             self._ack(frame, sender, number, applied)
             if self._dead and frame.origin in self._dead:
@@ -442,6 +470,8 @@ class Pipe:
         if self.disk_spent:
             return
         proposals = self.due.expired(self.log_ms(now_ms), limits.PROPOSALS_MAX)
+        if self.pacing.open_kinds:
+            proposals = list(map(self._forgiven, proposals))
         while self._gone and len(proposals) < limits.PROPOSALS_MAX:
             more = self._left_behind(self._gone[0], limits.PROPOSALS_MAX - len(proposals))
             proposals.extend(more)
@@ -449,6 +479,13 @@ class Pipe:
                 self._gone.popleft()
         if proposals:
             self.propose(proposals, now_ms)
+
+    def _forgiven(self, proposal: Proposal) -> Proposal:
+        """While its kind's breaker is open, a run that fell silent is not charged."""
+        session = self.state.sessions.at(proposal.index)
+        if proposal.cause != Cause.SILENCE or session is None or session.kind not in self.pacing.open_kinds:
+            return proposal
+        return proposal._replace(verb=ProposalVerb.FAIL, reason="silence limit")
 
     def _left_behind(self, incarnation: bytes, most: int) -> list[Proposal]:
         sessions = self.state.sessions

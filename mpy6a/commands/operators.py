@@ -114,7 +114,7 @@ def kinds_table(kinds: list[dict[str, Any]]) -> Any:
     from rich.text import Text
 
     names = ("kind", "name", "open", "stored", "repeating", "parked", "ready")
-    table = Table(*names, "oldest due", "waits for", "paused")
+    table = Table(*names, "breaker", "oldest due", "waits for", "paused")
     for kind in kinds:
         paused, waited_ms = kind["paused"], kind["oldest_due_ms"]
         by = f"by {paused['who']}: {paused['reason']}" if paused else ""
@@ -123,7 +123,8 @@ def kinds_table(kinds: list[dict[str, Any]]) -> Any:
         waited = "" if waited_ms is None else f"{waited_ms / 1000:.1f} s"
         waits = f"{kind['why']} {kind['detail']}".strip()
         columns = (str(kind[name]) for name in names)
-        table.add_row(*columns, waited, Text(waits), Text(by))  # what somebody typed is no markup
+        # What somebody typed is no markup.
+        table.add_row(*columns, kind.get("breaker", ""), waited, Text(waits), Text(by))
     return table
 
 

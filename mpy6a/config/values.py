@@ -19,6 +19,7 @@ from mpy6a.config.schema import AfterValidator, PlainValidator
 from mpy6a.disk import Amount
 
 _UNITS_MS: Final = {"d": 86_400_000, "h": 3_600_000, "m": 60_000, "s": 1_000, "ms": 1}
+_RATE_UNITS_MS: Final = {"s": 1_000, "m": 60_000, "h": 3_600_000}
 _UNITS_BYTES: Final = {
     "B": 1,
     "KiB": 1 << 10,
@@ -87,6 +88,21 @@ class Duration:
         if (number := _bare(value)) is not None:
             refuse(f"a duration with its unit, such as {number}ms, {number}s or {number}m (ms, s, m, h, d)")
         refuse("a duration such as 500ms, 30s or 1m30s (whole numbers with d, h, m, s, ms, in this order)")
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """`100/s`, `30/m`, `500/h`: so many in a unit of time. The number, and the unit in ms."""
+
+    high: int
+
+    def __call__(self, value: object) -> tuple[int, int]:
+        number, slash, unit = value.partition("/") if isinstance(value, str) else ("", "", "")
+        if slash and unit in _RATE_UNITS_MS and _BARE.fullmatch(number):
+            if 1 <= int(number) <= self.high:
+                return int(number), _RATE_UNITS_MS[unit]
+            refuse(f"1 to {self.high} in a unit of time, such as 100/s")
+        refuse("a number in a unit of time, such as 100/s, 30/m or 500/h (s, m, h)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +201,12 @@ def part_text(amount: Amount) -> str:
     return " max ".join(text for text in (share, "" if amount.most is None else size_text(amount.most)) if text)
 
 
+def rate_text(number: int, unit_ms: int) -> str:
+    """As it is written: (100, 1_000) is `100/s`."""
+    unit = next(unit for unit, length in _RATE_UNITS_MS.items() if length == unit_ms)
+    return f"{number}/{unit}"
+
+
 def size_text(size: int) -> str:
     """A size in the largest binary unit that divides it."""
     for unit in ("GiB", "MiB", "KiB"):
@@ -253,6 +275,7 @@ DurationMs = Annotated[int, PlainValidator(Duration())]
 PositiveMs = Annotated[int, PlainValidator(Duration(1))]
 RangeMs = Annotated[tuple[int, int], PlainValidator(DurationRange())]
 U32 = Annotated[int, PlainValidator(Whole(1, 0xFFFF_FFFF))]
+RateOf = Annotated[tuple[int, int], PlainValidator(Rate(limits.RATE_MAX))]  # number, unit in ms
 Name = Annotated[str, PlainValidator(_name)]
 PythonTarget = Annotated[str, PlainValidator(_python_target)]
 Argv = Annotated[tuple[str, ...], PlainValidator(_argv)]
