@@ -377,13 +377,22 @@ class Pipe:
 
     def say(self, admin: Admin, now_ms: int, done: Done) -> None:
         """Log an operator's word; `done` is called with what came of it once it is committed and applied."""
-        self._log(FrameType.ADMIN, encode_admin(admin), max(1, len(admin.sessions)), now_ms, done=done)
+        level = LEVEL if admin.sessions and admin.until_ms else PLAIN_LEVEL
+        self._log(FrameType.ADMIN, encode_admin(admin), max(1, len(admin.sessions)), now_ms, done=done, level=level)
 
     def _log(
-        self, kind: FrameType, body: bytes, count: int, now_ms: int, *, term: int = 0, done: Done | None = None
+        self,
+        kind: FrameType,
+        body: bytes,
+        count: int,
+        now_ms: int,
+        *,
+        term: int = 0,
+        done: Done | None = None,
+        level: int = PLAIN_LEVEL,
     ) -> None:
         frame = Frame(
-            kind, 0, PLAIN_LEVEL, term or self.state.term, self._next_index, count, self.log_ms(now_ms), 0, NOBODY,
+            kind, 0, level, term or self.state.term, self._next_index, count, self.log_ms(now_ms), 0, NOBODY,
             body, b"",
         )
         self._queue(frame, None, 0, done)

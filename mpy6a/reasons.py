@@ -26,7 +26,7 @@ REASONS: Final[Mapping[str, tuple[str, str]]] = {
         "waits: {detail}",
         "Name that kind, with its id, in the routes again and restart the pipe; or `mpy6a sessions delete {id}`.",
     ),
-    "SESSION_PAUSED": ("waits: an operator has paused it", "Say `mpy6a sessions kick {id}`."),
+    "SESSION_PAUSED": ("waits: an operator has paused it", "Say `mpy6a sessions resume {id}`."),
     "KIND_PAUSED": ("waits: its kind is paused: {detail}", "Say `mpy6a kinds resume {kind}`."),
     "CLOCK": (
         "waits: {detail}",

@@ -33,7 +33,7 @@ from mpy6a.sessions import Applied, Sessions
 from mpy6a.wire import RowBatch, decode_rows
 
 LEVEL: Final = 2  # apply level: rises when old frames would be read with another meaning
-PLAIN_LEVEL: Final = 1  # of a frame that means what it always did; 2: a verdict may say UNCHARGED
+PLAIN_LEVEL: Final = 1  # of a frame that means what it always did; 2: FORMAT.md, "Version rule"
 UNCHARGED: Final = 1  # flag of a verdict: this FAIL is not charged, the kind's breaker was open
 VERDICT: Final = struct.Struct("<IHH")
 
@@ -448,6 +448,13 @@ class State:
             AdminVerb.PARK: Event.ADMIN_PARK,
             AdminVerb.DELETE: Event.ADMIN_DELETE,
         }.get(AdminVerb(admin.verb))
+        if event is None and admin.verb == AdminVerb.PAUSE and admin.until_ms:
+            if session.state != STORED:
+                return Code.BAD_REQUEST
+            session.due_ms = max(session.due_ms, admin.until_ms)
+            session.change = change
+            applied.timers.append(session)
+            return Code.OK
         if event is None:
             delivery = session.delivery = session.delivery or Delivery()
             delivery.paused = admin.verb == AdminVerb.PAUSE

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import click
 
 from mpy6a.client.operator import Operator
+from mpy6a.commands.until import ENDS, Until
 from mpy6a.config import find_pipe_config, load_pipe
 from mpy6a.errors import NoSuchSession, Refused
 from mpy6a.model import SessionId
@@ -158,7 +159,7 @@ def accept(config: Path | None, admin: str | None, as_json: bool) -> None:
 
 @click.group()
 def sessions() -> None:
-    """Live sessions: list, show, why, export, kick, park, cancel, delete."""
+    """Live sessions: list, show, why, export, kick, park, cancel, pause, resume, delete."""
 
 
 @sessions.command("list")
@@ -341,14 +342,22 @@ def _word(name: str, sentence: str) -> click.Command:
     @with_door
     @click.argument("session", type=_Id())
     @click.option("--reason", default="", help="why; logged with your name")
-    def word(config: Path | None, admin: str | None, as_json: bool, session: str, reason: str) -> None:
-        arguments = {"id": session, "who": getpass.getuser(), "reason": reason}
+    def word(
+        config: Path | None, admin: str | None, as_json: bool, session: str, reason: str, until: int = 0
+    ) -> None:
+        arguments: dict[str, Any] = {"id": session, "who": getpass.getuser(), "reason": reason}
+        if until:
+            arguments["for_ms"] = until
         facts = ask(config, admin, f"sessions.{name}", arguments)
         show_facts(as_json, facts, lambda facts: click.echo(f"{facts['id']}: {name} is logged"))
 
+    if name == "pause":
+        word = click.option("--until", type=Until(), help=f"of one that is stored: {ENDS}")(word)
     return click.command(name, help=sentence)(word)
 
 
+sessions.add_command(_word("pause", "Do not repeat a session until it is resumed; what runs goes on."))
+sessions.add_command(_word("resume", "Repeat a paused session again when it is due."))
 sessions.add_command(_word("kick", "Have a stored or parked session repeated now; its charges are forgotten."))
 sessions.add_command(_word("delete", "Delete a session for good; whoever writes it is fenced."))
 sessions.add_command(_word("park", "Park a session until it is kicked; whoever writes it is fenced."))

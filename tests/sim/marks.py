@@ -70,6 +70,8 @@ def cells() -> Iterator[str]:
     for state in _LIVE:
         for word in ("PARK", "DELETE", "PAUSE", "RESUME"):
             yield f"{state} said {word} OK"
+        if state != "STORED":
+            yield f"{state} said PAUSE BAD_REQUEST"
         yield f"{state} said KICK {'OK' if state in ('STORED', 'PARKED') else 'BAD_REQUEST'}"
         yield f"{state} said CANCEL {'BAD_REQUEST' if state == 'PARKED' else 'OK'}"
     for word in ("KICK", "CANCEL", "PARK", "DELETE", "PAUSE", "RESUME"):
@@ -87,7 +89,8 @@ BRANCHES: Final = (
     "open: torn tail cut", "open: tail written again", "open: several segments", "open: marked", "open: disk failed",
     "open: power cut", "open: clock held",
     "pipe: died between log and answers", "pipe: ended by its disk", "pipe: lost its power in a write",
-    "pipe: clock accepted", "pipe: pushed again", "pipe: stop", "pipe: a sidecar that was not dialed",
+    "pipe: clock accepted", "operator: paused until", "pipe: pushed again", "pipe: stop",
+    "pipe: a sidecar that was not dialed",
     "pipe: stopped in order", "log: mark", "LOG replayed not answered", "LOG lost not promised",
     "flip: refused by DamagedAt", "flip: last group cut",
     "sidecar: started again", "sidecar: left drained", "sidecar: left in a hurry", "sidecar: push undelivered",

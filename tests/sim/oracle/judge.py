@@ -281,6 +281,8 @@ class Oracle:
             session = entry[2]
             if session.state != STORED or session.stored_index != entry[1] or session.paused or session in going:
                 continue
+            if session.due_ms != entry[0]:
+                continue  # put off by an operator: it stands here once more
             aside.append(entry)
             # Whoever came here in this very group was not there when the pipe chose.
             if session not in void and session.change < self._group_index:
@@ -294,7 +296,8 @@ class Oracle:
             heappush(heap, (session.due_ms, session.stored_index, session, session.change))
 
     def _take_word(self, frame: FrameSeen) -> None:
-        (verb, kind, _, reason), *keys = frame.items
+        (verb, kind, until_ms, reason), *keys = frame.items
+        assert isinstance(until_ms, int)
         assert isinstance(verb, int)
         assert isinstance(kind, int)
         self.words = []
@@ -307,7 +310,8 @@ class Oracle:
             term, index = key
             assert isinstance(term, int)
             assert isinstance(index, int)
-            self.words.append(self.model.command(frame.first_index + position, verb, (term, index), str(reason)))
+            at = frame.first_index + position
+            self.words.append(self.model.command(at, verb, (term, index), str(reason), until_ms))
 
     # ------------------------------------------------------------------ what goes out
 

@@ -345,18 +345,24 @@ class Verdicts(Model):
                 return False
         return True
 
-    def command(self, index: int, verb: int, key: Key, reason: str) -> int:
+    def command(self, index: int, verb: int, key: Key, reason: str, until_ms: int = 0) -> int:
         """An operator's word about one session; the code it is answered with."""
         session = self.sessions.get(key)
         state = STATES[0 if session is None else session.state]
         if session is not None and session.state == REPEATING and ADMIN[verb] in ("DELETE", "PARK", "CANCEL"):
             self.runs.append((session, OTHER, False))
-        code = Code.NO_SUCH_SESSION if session is None else self._command(index, ADMIN[verb], session, reason)
+        code = Code.NO_SUCH_SESSION if session is None else self._command(index, ADMIN[verb], session, reason, until_ms)
         self.notes[state, f"said {ADMIN[verb]}", _NAMES[code]] += 1
         return code
 
-    def _command(self, index: int, verb: str, session: Session, reason: str) -> int:
+    def _command(self, index: int, verb: str, session: Session, reason: str, until_ms: int) -> int:
         match verb, session.state:
+            case "PAUSE", 2 if until_ms:
+                session.due_ms = max(session.due_ms, until_ms)
+                session.change = index
+                self.stored.append(session)
+            case "PAUSE", _ if until_ms:
+                return Code.BAD_REQUEST
             case ("PAUSE" | "RESUME"), _:
                 session.paused = verb == "PAUSE"
                 session.change = index
