@@ -33,7 +33,11 @@ _DURATION: Final = re.compile("".join(f"(?:([0-9]{{1,12}}){unit})?" for unit in 
 _SIZE: Final = re.compile(f"([0-9]{{1,12}})({'|'.join(_UNITS_BYTES)})")
 _PERCENT: Final = re.compile(r"([0-9]{1,3})(?:\.([0-9]))?%")
 _BARE: Final = re.compile(r"[0-9]{1,20}")
-_NAME: Final = re.compile(rf"[a-z0-9][a-z0-9._-]{{0,{limits.NAME_BYTES_MAX - 1}}}")
+NAME_PATTERN: Final = rf"[a-z0-9][a-z0-9._-]{{0,{limits.NAME_BYTES_MAX - 1}}}"
+GROUP_PATTERN: Final = r"[A-Za-z_][A-Za-z0-9_.-]{0,31}\$?"
+ARGV_MAX: Final = 64  # words of a program's call
+WORD_MAX: Final = 4_096  # characters of one
+_NAME: Final = re.compile(NAME_PATTERN)
 
 NAME_ALLOWED: Final = (
     "a name of a-z, 0-9, '.', '_' and '-' that begins with a letter or digit, "
@@ -237,10 +241,10 @@ def _python_target(value: object) -> str:
 
 
 def _argv(value: object) -> tuple[str, ...]:
-    words = value if isinstance(value, list) and 1 <= len(value) <= 64 else [None]
-    if all(isinstance(word, str) and len(word) <= 4096 for word in words) and words[0]:
+    words = value if isinstance(value, list) and 1 <= len(value) <= ARGV_MAX else [None]
+    if all(isinstance(word, str) and len(word) <= WORD_MAX for word in words) and words[0]:
         return tuple(words)
-    refuse("a list of 1 to 64 texts, the program and its arguments (no shell; put numbers in quotes)")
+    refuse(f"a list of 1 to {ARGV_MAX} texts, the program and its arguments (no shell; put numbers in quotes)")
 
 
 def _true(value: object) -> bool:
@@ -250,7 +254,7 @@ def _true(value: object) -> bool:
 
 
 def _group(value: object) -> str:
-    if isinstance(value, str) and re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}\$?", value):
+    if isinstance(value, str) and re.fullmatch(GROUP_PATTERN, value):
         return value
     refuse("the name of a group of this machine, such as www-data")
 
