@@ -202,8 +202,8 @@ def _duration(ms: int) -> str:
 
 
 def _text(value: str) -> str:
-    """A text of YAML: JSON's escapes are among YAML's."""
-    return json.dumps(value, ensure_ascii=False)
+    """A text of YAML: JSON's escapes are among YAML's. No variable is meant by what has been read."""
+    return json.dumps(value.replace("${", "$${"), ensure_ascii=False)
 
 
 def pipe_yaml(pipe_port: int, push_port: int) -> str:

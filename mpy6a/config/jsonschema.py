@@ -1,6 +1,6 @@
 """JSON Schema (draft 2020-12) of the three config files, for editors: made of the sections that check them.
 
-What stands in it is true of every valid file. It lets through what only the checks know: whether a duration is in its
+What it marks is wrong. It lets through what only the checks know: whether a duration is in its
 range, and what two keys or two files have to do with each other. Descriptions are the comments of configs/*.yaml.
 """
 
@@ -38,6 +38,7 @@ _PERCENT: Final = r"[0-9]{1,3}(\.[0-9])?%"
 _HOST: Final = r"(\[[0-9A-Fa-f:.%a-z]{2,64}\]|[A-Za-z0-9_.-]{1,253})"
 _PORT: Final = "[0-9]{1,5}"
 _DOTTED: Final = r"[^\s:.]+(\.[^\s:.]+)*"
+_VARIABLE: Final = r"\$\{"
 _PATH: Final[Form] = {"type": "string", "pattern": "^[^~]", "maxLength": addresses.PATH_BYTES_MAX}
 
 
@@ -79,7 +80,7 @@ def _form(annotation: Any, where: Path, comments: Mapping[Path, str]) -> Form:
         inner, mark = arguments
         if isinstance(mark, AfterValidator):
             return _form(inner, where, comments) | _bounds(mark.function)
-        return _plain(mark.function)
+        return _or_variable(_plain(mark.function))
     if origin in (Union, types.UnionType):
         return _form(next(one for one in arguments if one is not type(None)), where, comments)
     if origin is list:
@@ -87,7 +88,7 @@ def _form(annotation: Any, where: Path, comments: Mapping[Path, str]) -> Form:
     assert origin is dict, f"no JSON Schema for {annotation}"
     return {
         "type": "object",
-        "propertyNames": _form(arguments[0], where, comments),
+        "propertyNames": _plain(_validator(arguments[0])),
         "additionalProperties": _form(arguments[1], (*where, "*"), comments),
     }
 
@@ -121,6 +122,15 @@ def _plain(validator: Callable[..., object]) -> Form:
             forms = {"tcp": f"tcp://{hosts}:{_PORT}", "ipc": r"ipc://[^@*~\x00-\x1f][^\x00-\x1f]*"}
             return _text(f"({'|'.join(forms[transport] for transport in transports)})")
     return _PLAIN[validator]
+
+
+def _or_variable(form: Form) -> Form:
+    """The form, or a text with `${NAME}`: what that says is not known here. In a key there is none."""
+    if "enum" in form or "const" in form:
+        return {"anyOf": [form, {"type": "string", "pattern": _VARIABLE}]}
+    if form.get("type") == "integer":
+        return form | {"type": ["integer", "string"], "pattern": _VARIABLE}
+    return form | {"pattern": f"{form['pattern']}|{_VARIABLE}"} if "pattern" in form else form
 
 
 def _text(pattern: str) -> Form:

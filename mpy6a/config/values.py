@@ -47,9 +47,10 @@ NAME_ALLOWED: Final = (
 T = TypeVar("T")
 
 
-def refuse(allowed: str, found: str | None = None) -> NoReturn:
-    """Refuses a value inside a validator: `allowed` and, where the value alone does not say it, `found`."""
-    raise PydanticCustomError("refused", "{allowed}", {"allowed": allowed, "found": found})
+def refuse(allowed: str, found: str | None = None, known: tuple[str, ...] = ()) -> NoReturn:
+    """Refuses a value inside a validator: `allowed` and, where the value alone does not say it, `found`. `known` are
+    words of which one may have been meant."""
+    raise PydanticCustomError("refused", "{allowed}", {"allowed": allowed, "found": found, "known": known})
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +75,7 @@ class Choice:
     def __call__(self, value: object) -> str:
         if isinstance(value, str) and value in self.words:
             return value
-        refuse(one_of(self.words))
+        refuse(one_of(self.words), known=self.words)
 
 
 @dataclass(frozen=True, slots=True)
