@@ -305,7 +305,7 @@ class Pipe:
                     refused[position] = Code.DISK_LOW
             elif level > 1 and (verb == APPEND or (verb == REPLACE and self._grows(row[0], row[3], length))):
                 refused[position] = Code.DISK_LOW
-            if length > record_bytes_max and position not in refused:
+            if length > record_bytes_max and verb <= REPLACE and position not in refused:  # an ending's is its message
                 refused[position] = Code.TOO_LARGE
         return refused
 
