@@ -27,6 +27,7 @@ COMMANDS: Final = {
     "backup": ("mpy6a.commands.backups:backup", "Back up a pipe's data, while it runs or not."),
     "restore": ("mpy6a.commands.backups:restore", "Make a data directory of a backup."),
     "config": ("mpy6a.commands.files:config", "Check config files; their JSON Schema."),
+    "handler": ("mpy6a.commands.handler:handler", "Try a kind's handler with one push, without a pipe."),
     "bench": ("mpy6a.commands.bench:bench", "Measure this pipe on this machine."),
     "version": ("mpy6a.commands.files:version", "Releases, formats and protocol versions."),
 }

@@ -13,7 +13,7 @@ import logging
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -26,9 +26,18 @@ CLOSE_S: Final = 2.0  # from the end of its stdin to SIGKILL; nothing runs any m
 
 
 class PythonHandlers:
-    """One child process for all `python:` kinds of the sidecar."""
+    """One child process for all `python:` kinds of the sidecar. With `on_end` it is started once, and that is called
+    with its status when it has ended by itself."""
 
-    def __init__(self, door: str, targets: Sequence[str], path: Sequence[Path], concurrency: int) -> None:
+    def __init__(
+        self,
+        door: str,
+        targets: Sequence[str],
+        path: Sequence[Path],
+        concurrency: int,
+        on_end: Callable[[int], None] | None = None,
+    ) -> None:
+        self._on_end = on_end
         self._told = json.dumps(
             {
                 "door": door,
@@ -81,6 +90,9 @@ class PythonHandlers:
             await ended.wait()
             self._process = None
             if self._draining:
+                return
+            if self._on_end is not None:
+                self._on_end(process.returncode)
                 return
             if loop.time() - began > SETTLED_S:
                 wait_ms = limits.CHILD_RESTART_MS

@@ -53,10 +53,17 @@ LEVELS: Final = {"info": logging.INFO, "warning": logging.WARNING, "error": logg
 
 
 class Runner:
-    """One sidecar of this configuration. Constructing it binds its doors; raises CannotStart."""
+    """One sidecar of this configuration. Constructing it binds its doors; raises CannotStart. `on_python_end`: the
+    process of the python handlers is not started again when it ends, but that is called with its status."""
 
-    def __init__(self, settings: SidecarSettings, clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        settings: SidecarSettings,
+        clock: Clock | None = None,
+        on_python_end: Callable[[int], None] | None = None,
+    ) -> None:
         self._settings = settings
+        self._on_python_end = on_python_end
         self._clock = clock or OsClock()
         self._setup = setup(settings)
         self._agent = Agent(self._setup, self._clock.monotonic_ms())
@@ -266,6 +273,7 @@ class Runner:
                 targets,
                 self._settings.path,
                 min(concurrency, limits.CONCURRENCY_MAX),
+                self._on_python_end,
             )
             self._pythons.start(self._loop)
 
