@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mpy6a import limits
+from mpy6a.commands.completion import kinds_of
 from mpy6a.config import (
     Attached,
     ExecHandler,
@@ -55,7 +56,7 @@ def handler() -> None:
 
 
 @handler.command("try")
-@click.argument("kind")
+@click.argument("kind", shell_complete=kinds_of)
 @click.option("--record", "texts", metavar="TEXT", multiple=True, help="A record of the session; may be repeated.")
 @click.option(
     "--record-file",

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from mpy6a.commands.completion import kinds_of
 from mpy6a.commands.operators import ask, kinds_table, show_facts, with_door
 from mpy6a.commands.until import ENDS, Until
 
@@ -32,7 +33,7 @@ def list_(config: Path | None, admin: str | None, as_json: bool) -> None:
 
 def _word(name: str, sentence: str, all_: str) -> click.Command:
     @with_door
-    @click.argument("kind", nargs=-1)
+    @click.argument("kind", nargs=-1, shell_complete=kinds_of)
     @click.option("--all", "everything", is_flag=True, help=all_)
     @click.option("--reason", default="", help="why; logged with your name")
     def word(

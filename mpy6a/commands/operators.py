@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import click
 
 from mpy6a.client.operator import Operator
+from mpy6a.commands.completion import kinds_of
 from mpy6a.commands.until import ENDS, Until
 from mpy6a.config import find_pipe_config, load_pipe
 from mpy6a.errors import NoSuchSession, Refused
@@ -165,7 +166,7 @@ def sessions() -> None:
 @sessions.command("list")
 @with_door
 @click.option("--state", type=click.Choice(["open", "stored", "repeating", "parked"]))
-@click.option("--kind", help="name or number")
+@click.option("--kind", help="name or number", shell_complete=kinds_of)
 @click.option("--why", type=click.Choice(list(REASONS), case_sensitive=False), help="only what waits for this reason")
 @click.option("--group-by", type=click.Choice(["error"]), help="count those whose last run failed, by kind and error")
 @click.option("--limit", type=click.IntRange(1), default=100, show_default=True, help="without --group-by")
