@@ -15,7 +15,7 @@ from mpy6a import limits, resources
 from mpy6a.config import addresses, pipe, routes, values
 from mpy6a.config.checking import FileType
 from mpy6a.config.pipe import PipeSection
-from mpy6a.config.routes import HandlerSection, KindSection, RoutesSection
+from mpy6a.config.routes import HandlerSection, KindSection, RepeatSection, RoutesSection
 from mpy6a.config.schema import AfterValidator, FieldInfo
 from mpy6a.config.section import Section
 from mpy6a.config.sidecar import SidecarSection
@@ -109,6 +109,8 @@ def _plain(validator: Callable[..., object]) -> Form:
             return {"enum": list(words)}
         case values.Duration(low_ms):
             return _text_or_0(_DURATION) if low_ms == 0 else _text(f"(?=.*[1-9]){_DURATION}")
+        case values.Rate():
+            return _text("[0-9]{1,20}/[smh]")
         case values.DurationRange():
             return _text(rf"{_DURATION}\.\.{_DURATION}")
         case values.Size(low):
@@ -172,6 +174,7 @@ _BOUNDS: Final[Mapping[Callable[..., object], Form]] = {
 }
 # What several keys of a mapping have to do with each other.
 _ACROSS: Final[Mapping[type[Section], Form]] = {
+    RepeatSection: {"dependentRequired": {"burst": ["rate"]}},
     HandlerSection: {"minProperties": 1, "maxProperties": 1},
     KindSection: {
         "allOf": [
