@@ -26,6 +26,7 @@ from mpy6a.state import State
 from mpy6a.timers import Wheel
 
 WINDOW: Final = 128  # sessions of a kind brought in from the file at a time: 2 to 3 ms
+PAGES: Final = 4  # windows looked at in one turn, if all that is in them waits for others of its order
 _START: Final = (-1, -1)
 
 
@@ -64,11 +65,13 @@ class Due:
         self._worn: list[list[tuple[int, int, int]]] = []  # heaps that nobody needs
         self._worn_wheels: list[Wheel] = []
         self._log_ms = 0  # the last sweep reached so far
+        self.is_sweeping = False  # the last look at the file was not at its end: what it passed over waits in an order
 
     def open(self, log_ms: int) -> None:
         """Arm every live session after a replay. Limits that ran out meanwhile get half of their length from here."""
         self.opened_ms = self._log_ms = log_ms
         self._state.sessions.loaded.clear()
+        self._state.sessions.orders.moved.clear()
         for session in self._state.sessions.in_memory():
             session.timer_ms = 0
             self.arm(session)
@@ -87,6 +90,25 @@ class Due:
         for session in loaded:
             self.arm(session)
         loaded.clear()
+
+    def reorder(self) -> None:
+        """Whoever is first now in an order that moved may be next: make it ready, if it is due."""
+        sessions = self._state.sessions
+        moved = sessions.orders.moved
+        while moved:
+            session = sessions.first_of(moved.popitem()[0])
+            if session is None or session.state != STORED or session.index in self.proposed:
+                continue
+            if session.timer_ms == 0 and session.due_ms <= self._log_ms:
+                self._make_ready(session)
+
+    def judge_anew(self, kind: int) -> None:
+        """Other sessions of the kind may stand first in their orders: look at all of it, in memory and in the file."""
+        for session in self._state.sessions.in_memory():
+            ordered = session.extra is not None and session.extra.order_key
+            if ordered and session.kind == kind and session.state == STORED and session.timer_ms == 0:
+                self._make_ready(session)
+        self._open_windows()
 
     def _add(self, time_ms: int, session: Session) -> None:
         self._wheel.add(time_ms, session.index)
@@ -166,11 +188,14 @@ class Due:
 
     def take(self, kind: int, most: int) -> list[Session]:
         """Take up to `most` ready sessions of a kind, in the order of dispatch. Propose them, or give them back."""
-        heap = self._ready.setdefault(kind, [])
+        heap, ahead = self._ready.setdefault(kind, []), self._state.sessions.ahead
         taken: dict[int, Session] = {}  # a heap may name a session twice
+        self.is_sweeping = False
         while len(taken) < most:
             if kind in self._windows:
                 self._bring_in(kind, heap)
+            if self.is_sweeping:  # rows that nobody has looked at may come before what is ready
+                break
             if not heap or heap[0][0] > self._log_ms:  # the sweep took out some of a tick, and one before it is left
                 break
             due_ms, stored_index, index = heappop(heap)
@@ -180,6 +205,8 @@ class Due:
             delivery = session.delivery
             if session.due_ms != due_ms:
                 continue  # an operator put it off: its timer brings it back
+            if session.extra is not None and session.extra.order_key and ahead(session):
+                continue  # `reorder` brings it back
             if session.stored_index == stored_index and not (delivery is not None and delivery.paused):
                 taken[index] = session
         return list(taken.values())
@@ -237,12 +264,17 @@ class Due:
         window, sessions = self._windows[kind], self._state.sessions
         source = sessions.source
         assert source is not None, "a window is over a file"
+        pages = 0
         while window.next_ms is not None and window.next_ms <= self._log_ms:
             if heap and (heap[0][0] < window.next_ms or heap[0][:2] <= window.after):
                 return
+            if pages == PAGES:
+                self.is_sweeping = True
+                return
+            pages += 1
             rows = source.due(kind, window.after, self._log_ms, WINDOW)
             for session in rows:
-                if session.index in sessions.filed:
+                if session.index in sessions.filed and not sessions.ahead(session):
                     sessions.take_in(session)
                     self._make_ready(session)
             if rows:

@@ -104,6 +104,7 @@ _KIND_POLICY: Final = Layout(
     Number("burst"),
     Number("concurrency_total"),
     Number("breaker"),
+    Flag("order_skips_parked"),
 )
 _POLICY: Final = Layout(
     _FILE,

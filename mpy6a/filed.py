@@ -28,6 +28,10 @@ class Filed(Protocol):
         """Index of the row with that key in that kind; 0 for none."""
         ...
 
+    def ordered(self, kind: int, order_key: str, after: int, before: int, most: int) -> list[tuple[int, int]]:
+        """(index, state) of the first rows with that order key in that kind between two indexes, ascending."""
+        ...
+
     def trace(self, term: int, index: int) -> tuple[int, int] | None:
         """(epoch, log time) in which a session finished that was repeated or deleted by an operator."""
         ...

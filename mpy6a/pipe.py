@@ -34,7 +34,7 @@ from mpy6a.messages import (
     Role,
     Welcome,
 )
-from mpy6a.model import NOBODY, AdminVerb, Cause, Proposal, ProposalVerb, Result, SessionState, Verb
+from mpy6a.model import NOBODY, AdminVerb, Cause, Proposal, ProposalVerb, Result, SessionId, SessionState, Verb
 from mpy6a.pacing import Pacing
 from mpy6a.policy import Policy
 from mpy6a.refusals import Refusals
@@ -126,6 +126,15 @@ class Pipe:
             done(applied)
 
         self.say(Admin(AdminVerb.CLOCK_ACCEPT, who, until_ms=now_ms + self._wall_ahead_ms), now_ms, accepted)
+
+    def id_text(self, index: int) -> str:
+        """The id of the live session that has that index."""
+        sessions = self.state.sessions
+        session = sessions.at(index)
+        if session is None:
+            assert sessions.source is not None, "a live session is in memory or in the file"
+            session = sessions.source.load(index)
+        return str(SessionId(self.state.pipe, session.term, index))
 
     def log_ms(self, now_ms: int) -> int:
         """Log time at a monotonic time."""
@@ -420,6 +429,8 @@ class Pipe:
             if kind is not None:
                 self.pacing.ended(kind, index, attempt, self._turn_ms)
         due = self.due
+        if self.state.sessions.orders.moved:
+            due.reorder()
         if self.state.sessions.loaded:
             due.arm_loaded()
         for session in applied.timers:

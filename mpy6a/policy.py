@@ -55,6 +55,7 @@ class KindPolicy:
     burst: int = 0  # of them at once, after a rest; at least 1 where there is a rate
     concurrency_total: int = 0  # handlers of the kind at a time, in all sidecars; 0: only `concurrency` counts
     breaker: int = BREAKER  # sessions that fail in a row and open it; 0: there is none
+    order_skips_parked: bool = False  # a PARKED session does not hold back those behind it in its order
 
 
 @dataclass(frozen=True, slots=True)

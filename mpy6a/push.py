@@ -213,14 +213,16 @@ class Pusher:
         kinds = pipe.due.ready_kinds() if pipe.disk_level < 2 else []
         self._log_ms = pipe.log_ms(now_ms) if pipe.state.paused_kinds else 0
         proposals: list[Proposal] = []
+        sweeping = False
         for place in range(len(kinds)):
             kind = kinds[(place + self._turn) % len(kinds)]
             left = limits.PROPOSALS_MAX - len(proposals)
             if not left:
                 break
             proposals.extend(self._dispatch(kind, max(1, left // (len(kinds) - place)), now_ms))
+            sweeping |= pipe.due.is_sweeping
         self._turn += 1
-        self._more = len(proposals) > 0 and any(self._could(kind, now_ms) for kind in kinds)
+        self._more = sweeping or (len(proposals) > 0 and any(self._could(kind, now_ms) for kind in kinds))
         if proposals:
             pipe.propose(proposals, now_ms)
         self._overdue(now_ms)

@@ -41,6 +41,10 @@ REASONS: Final[Mapping[str, tuple[str, str]]] = {
         "waits: the breaker of its kind is open: {detail}",
         "Mend what its handler needs; nothing is charged meanwhile, and it goes on by itself when a try succeeds.",
     ),
+    "BEHIND": (
+        "waits for {detail}, which has the same order key and came before it",
+        "See `mpy6a sessions why {detail}`; if that one is parked, kick or delete it.",
+    ),
     "NO_SIDECAR": (
         "waits: {detail}",
         "Start one of them; if it runs, compare its `push:` with `sidecars:` of pipe.yaml (`mpy6a status`).",

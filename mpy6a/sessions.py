@@ -18,11 +18,14 @@ from mpy6a.filed import Filed
 from mpy6a.limits import ATTEMPTS_KEPT, FINISHED_TRACE_MS
 from mpy6a.liveset import LiveSet
 from mpy6a.model import BY_POLICY, Attempt, AttemptOutcome, Cause, Extra, Proposal, Result, fence
+from mpy6a.orders import Order, Orders
 from mpy6a.policy import KindPolicy, Policy
 from mpy6a.session import GONE, OPEN, PARKED, REPEATING, STORED, TRANSITIONS, Delivery, Event, Session, draw
 
 RELEASE_CAP_MS: Final = 600_000  # Retry-After is honoured up to this (semantics, "release")
 STORE_CAP_MS: Final = 315_360_000_000  # ten years: a due time stays far from the edge of its u64
+_ORDER_ROWS: Final = 64  # rows of one order looked at together
+_NO_INDEX: Final = (1 << 63) - 1  # above every index
 _PAGE: Final = 500  # rows of the file read at a time for a list
 _LENGTH: Final = (1 << 32) - 1
 _DEFAULT_KIND: Final = KindPolicy(0, "", ())
@@ -58,6 +61,7 @@ class Sessions:
         self.filed = LiveSet()  # sessions whose truth is their row in `source`
         self.source: Filed | None = None
         self.filed_below = 0  # log position of the checkpoint: records below it are read from the file
+        self.orders = Orders()
         self.loaded: list[Session] = []  # came into memory since the pipe looked last: they want their timers
         self.rows: LiveSet | None = None  # kept by whoever writes checkpoints: which sessions have a row in the file
         self.gone: list[int] = []  # those of `rows` that finished since
@@ -142,6 +146,42 @@ class Sessions:
             return self._load(index) if index in self.filed else None
         return self.at(index)
 
+    def ahead(self, session: Session) -> int:
+        """Index of the session that this one waits for: the first live one of its order before it; 0 for none."""
+        order = _order(session)
+        return 0 if order is None else self._first(order, session.index)
+
+    def first_of(self, order: Order) -> Session | None:
+        """The session of that order which nobody stands before; into memory if it is filed."""
+        index = self._first(order, _NO_INDEX)
+        return self._load(index) if index in self.filed else self.at(index)
+
+    def _first(self, order: Order, before: int) -> int:
+        """The lowest index below `before` in an order, PARKED ones left out where the kind says so; 0 for none."""
+        skips, first = self.kind(order[0]).order_skips_parked, 0
+        for index in self.orders.live(order):
+            if index >= before:
+                break
+            session = self.at(index)
+            if session is not None and not (skips and session.state == PARKED):
+                first = before = index
+                break
+        if self.source is None or not self.filed.count:
+            return first
+        after, counts = self.orders.floor(order), True
+        while True:
+            rows = self.source.ordered(order[0], order[1], after, before, _ORDER_ROWS)
+            for index, state in rows:
+                if index in self.filed:
+                    if not (skips and state == PARKED):
+                        return index
+                    counts = False  # it counts again when the kind no longer skips it
+            if len(rows) < _ORDER_ROWS:
+                return first
+            after = rows[-1][0]
+            if counts:
+                self.orders.raise_floor(order, after)
+
     def finished_epoch(self, term: int, index: int, log_ms: int) -> int | None:
         """The epoch that finished a session, while its trace is kept: 24 h of log time."""
         trace: tuple[int, ...] | None = self._finished.get((term, index))
@@ -188,8 +228,12 @@ class Sessions:
         index = session.index
         self.shards.setdefault(index >> 16, {})[index] = session
         self.filed.discard(index)
-        if session.extra is not None and session.extra.key:
-            self._keys[(session.kind, session.extra.key)] = index
+        extra = session.extra
+        if extra is not None:
+            if extra.key:
+                self._keys[(session.kind, extra.key)] = index
+            if extra.order_key:
+                self.orders.add((session.kind, extra.order_key), index)
         if session.state == OPEN:
             self._owned.setdefault(session.writer, set()).add(index)
         elif session.state == REPEATING:
@@ -203,8 +247,12 @@ class Sessions:
         del shard[session.index]
         if not shard:
             del self.shards[session.index >> 16]
-        if session.extra is not None and session.extra.key:
-            self._keys.pop((session.kind, session.extra.key), None)
+        extra = session.extra
+        if extra is not None:
+            if extra.key:
+                self._keys.pop((session.kind, extra.key), None)
+            if extra.order_key:
+                self.orders.drop((session.kind, extra.order_key), session.index)
         self.filed.add(session.index)
 
     def traces(self) -> Iterator[tuple[int, int, int, int, int]]:
@@ -233,8 +281,12 @@ class Sessions:
         if owned is None:
             owned = self._owned[writer] = set()
         owned.add(index)
-        if session.extra is not None and session.extra.key:
-            self._keys[(session.kind, session.extra.key)] = index
+        extra = session.extra
+        if extra is not None:
+            if extra.key:
+                self._keys[(session.kind, extra.key)] = index
+            if extra.order_key:
+                self.orders.add((session.kind, extra.order_key), index)
         count = session.kind << 3 | OPEN
         self.counts[count] = self.counts.get(count, 0) + 1
 
@@ -262,8 +314,12 @@ class Sessions:
         self.counts[session.kind << 3 | session.state] -= 1
         if session.state == OPEN:
             self._disown(session)
-        if session.extra is not None and session.extra.key:
-            self._keys.pop((session.kind, session.extra.key), None)
+        extra = session.extra
+        if extra is not None:
+            if extra.key:
+                self._keys.pop((session.kind, extra.key), None)
+            if extra.order_key:
+                self.orders.remove((session.kind, extra.order_key), session.index)
         shard = self.shards[session.index >> 16]
         del shard[session.index]
         if not shard:
@@ -372,6 +428,9 @@ class Sessions:
         if delivery is None:
             delivery = session.delivery = Delivery()
         delivery.park_reason = reason
+        order = _order(session)
+        if order is not None:
+            self.orders.moved[order] = None  # the kind may skip what is parked
 
     def end_epoch(
         self,
@@ -432,6 +491,11 @@ class Sessions:
             "keys": dict(sorted(keys.items())),
             "finished": {f"{term}.{index}": epoch for (term, index), epoch in sorted(finished.items())},
         }
+
+
+def _order(session: Session) -> Order | None:
+    extra = session.extra
+    return (session.kind, extra.order_key) if extra is not None and extra.order_key else None
 
 
 _NO_EXTRA: Final = Extra(0)

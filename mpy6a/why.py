@@ -1,7 +1,7 @@
 """Why is this session not running? Exactly one answer for every live session; computed, never stored.
 
 The first that holds of the list in semantics, "Why is this session not running?". What a later stage adds
-(BEHIND, SOLO, SCHEMA, APP_UNHEALTHY) has its place in the order. In words: `mpy6a.reasons`.
+(SOLO, SCHEMA, APP_UNHEALTHY) has its place in the order. In words: `mpy6a.reasons`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def why(pipe: Pipe, pusher: Pusher, session: Session, log_ms: int) -> Reason:
         return held
     if session.due_ms > log_ms:
         return "TIMER", f"due in {(session.due_ms - log_ms) / 1000:.1f} s"
-    return _turn(pipe, pusher, kind)
+    return _turn(pipe, pusher, kind, session)
 
 
 def why_kind(pipe: Pipe, pusher: Pusher, number: int, log_ms: int) -> Reason:
@@ -39,7 +39,7 @@ def why_kind(pipe: Pipe, pusher: Pusher, number: int, log_ms: int) -> Reason:
     kind = pipe.state.policy.kinds.get(number)
     if kind is None:
         return "ORPHAN_KIND", f"kind {number} is in no route"
-    return _held(pipe, kind, log_ms) or _turn(pipe, pusher, kind)
+    return _held(pipe, kind, log_ms) or _turn(pipe, pusher, kind, None)
 
 
 def _held(pipe: Pipe, kind: KindPolicy, log_ms: int) -> Reason | None:
@@ -52,14 +52,17 @@ def _held(pipe: Pipe, kind: KindPolicy, log_ms: int) -> Reason | None:
     return None
 
 
-def _turn(pipe: Pipe, pusher: Pusher, kind: KindPolicy) -> Reason:
-    """What keeps back what is due."""
+def _turn(pipe: Pipe, pusher: Pusher, kind: KindPolicy, session: Session | None) -> Reason:
+    """What keeps back what is due: one session, or all of its kind."""
     if pipe.disk_level >= 2:
         return "DISK", f"the pipe's disk is nearly full: {pipe.disk_cause}" if pipe.disk_cause else ""
     now_ms = pusher.now_ms
     broken = pipe.pacing.breaker(kind, now_ms)
     if broken is not None:
         return "BREAKER_OPEN", broken
+    ahead = pipe.state.sessions.ahead(session) if session is not None else 0
+    if ahead:
+        return "BEHIND", pipe.id_text(ahead)
     connected = pusher.connected(kind.sidecars)
     if not connected:
         return "NO_SIDECAR", f"none of {', '.join(kind.sidecars)} is connected"

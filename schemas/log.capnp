@@ -34,6 +34,7 @@ struct KindPolicy {
   burst @16 :UInt32;
   concurrencyTotal @17 :UInt32; # 0: no limit
   breaker @18 :UInt32;          # 0: none
+  orderSkipsParked @19 :Bool;
 }
 
 struct Policy {

@@ -58,6 +58,7 @@ class Checkpoints:
         Raises DiskFull (the last checkpoint stands; drop this and begin anew), DamagedLog, DiskFailed.
         """
         follower, apply, loaded = self._follower, self.state.apply, self.state.sessions.loaded
+        moved = self.state.sessions.orders.moved
         free = self._files.space(self._directory).free
         most = min(limits.CHECKPOINT_BYTES, max(limits.CHECKPOINT_STEP_BYTES_MIN, free // limits.CHECKPOINT_STEP_SHARE))
         size = 0
@@ -65,6 +66,7 @@ class Checkpoints:
             apply(frame)
             frame.decoded = None
             loaded.clear()
+            moved.clear()
             size += len(frame.batch)
             if size >= most:
                 break

@@ -44,6 +44,10 @@ _NEXT_DUE: Final = (
     f"SELECT due_ms {_WAITS} AND (due_ms, stored_index) > (?, ?) ORDER BY due_ms, stored_index LIMIT 1"
 )
 _KEY: Final = "SELECT idx FROM sessions INDEXED BY sessions_key WHERE kind = ? AND key = ?"
+_ORDERED: Final = (
+    "SELECT idx, state FROM sessions INDEXED BY sessions_order WHERE kind = ? AND order_key = ? AND idx > ? AND idx < ?"
+    " ORDER BY idx LIMIT ?"
+)
 # Few at a time: one client has up to 16,384 outcomes.
 _CLIENTS: Final = (
     "SELECT rowid, incarnation, mark, last_ms, outcomes, crc FROM clients WHERE (last_ms, rowid) > (?, ?)"
@@ -91,6 +95,11 @@ class CheckpointReads:
         """Index of the row with that key in that kind; 0 for none."""
         rows = self._rows(_KEY, (kind, key), "sessions")
         return int(rows[0][0]) if rows else 0
+
+    def ordered(self, kind: int, order_key: str, after: int, before: int, most: int) -> list[tuple[int, int]]:
+        """(index, state) of the first rows with that order key in that kind between two indexes, ascending."""
+        rows = self._rows(_ORDERED, (kind, order_key, after, before, most), "sessions")
+        return [(int(index), int(state)) for index, state in rows]
 
     def trace(self, term: int, index: int) -> tuple[int, int] | None:
         """(epoch, log time) in which a session finished that was repeated or deleted by an operator."""

@@ -53,3 +53,4 @@ def _replay(state: State, files: Files, directory: str, progress: Progress | Non
         state.apply(frame)
         frame.decoded = None
         state.sessions.loaded.clear()
+        state.sessions.orders.moved.clear()

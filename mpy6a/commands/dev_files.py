@@ -191,6 +191,8 @@ def _repeat_lines(policy: KindPolicy) -> list[str]:
         lines.append(f"backoff: {_duration(backoff[0])}..{_duration(backoff[1])}")
     if policy.rate:
         lines += [f"rate: {rate_text(policy.rate, policy.rate_ms)}", f"burst: {policy.burst}"]
+    if policy.order_skips_parked:
+        lines.append("order_skips: parked")
     for key in ("concurrency", "barren_limit", "charge_limit", "concurrency_total", "breaker"):
         if getattr(policy, key) != default[key]:
             lines.append(f"{key}: {getattr(policy, key)}")

@@ -111,6 +111,8 @@ class RepeatSection(Section):
     concurrency_total: Annotated[int | None, PlainValidator(Whole(1, limits.CONCURRENCY_MAX))] = None
     breaker: Annotated[int, PlainValidator(Whole(0, limits.BREAKER_MAX))] = policy.BREAKER
 
+    order_skips: Annotated[Literal["parked"] | None, PlainValidator(Choice(("parked",)))] = None
+
     def model_check(self) -> None:
         if self.burst is not None and self.rate is None:
             refuse("`burst` only beside a `rate`, such as rate: 100/s", "a burst and no rate")
@@ -278,6 +280,7 @@ def _policy(name: str, kind: KindSection) -> KindPolicy:
         burst=repeat.burst or max(1, rate * 1_000 // rate_ms) if rate else 0,
         concurrency_total=repeat.concurrency_total or 0,
         breaker=repeat.breaker,
+        order_skips_parked=repeat.order_skips is not None,
     )
 
 

@@ -187,6 +187,9 @@ class ClientProcess(Process):
             if chance.random() < 0.15:
                 extra = Extra(0, key=f"key {chance.randrange(6)}")
             kind = chance.choice(world.kinds_to_open)
+            world.opened += 1
+            if world.opened % 5 == 0:  # a few orders, so that several of one are live at a time
+                extra = (extra or Extra(0))._replace(order_key=f"order {world.opened // 5 % 7}")
             self.new(kind, world.record(chance) if chance.random() < 0.9 else None, extra)
         for work in chance.sample(self.works, min(len(self.works), most)):
             if work.run is None:

@@ -78,7 +78,7 @@ def cells() -> Iterator[str]:
         yield f"NONE said {word} NO_SUCH_SESSION"
     for reason in (
         "PARKED", "OPEN_BY", "REPEATING_AT", "ORPHAN_KIND", "SESSION_PAUSED", "KIND_PAUSED", "CLOCK", "TIMER", "DISK",
-        "NO_SIDECAR", "NO_CREDIT", "BREAKER_OPEN", "LIMIT",
+        "NO_SIDECAR", "NO_CREDIT", "BREAKER_OPEN", "LIMIT", "BEHIND",
     ):  # fmt: skip
         yield f"WHY {reason}"
     yield from ("BREAKER opened", "BREAKER closed", "BREAKER failure charged", "BREAKER failure not charged")

@@ -37,7 +37,7 @@ def policy_seen(policy: Policy) -> PolicySeen:
         number: KindSeen(
             kind.sidecars, kind.delay_ms, kind.jitter_ms, kind.backoff_base_ms, kind.backoff_cap_ms, kind.idle_ms,
             kind.silence_ms, kind.barren_limit, kind.charge_limit, kind.rate, kind.rate_ms, kind.burst,
-            kind.concurrency_total, kind.breaker,
+            kind.concurrency_total, kind.breaker, kind.order_skips_parked,
         )
         for number, kind in policy.kinds.items()
     }

@@ -59,6 +59,7 @@ class World:
         self._clients_made = 0
         self.stranger_batches = 0
         self.stranger_requests = 0
+        self.opened = 0  # sessions that clients began
         self.pipe = PipeProcess(self, policy_for(Random(seed), self.lease_ms), interval=interval)
         for name, kinds, skew_ms in (("alpha", ALPHA, 31_000_000), ("beta", BETA, 47_000_000)):
             self.sidecars[name] = SidecarProcess(self, name, kinds, skew_ms)
@@ -340,7 +341,7 @@ class World:
         self.look()
 
 
-_NAMED: Final = frozenset({"PARKED", "SESSION_PAUSED", "KIND_PAUSED", "ORPHAN_KIND", "FAR_TIMER"})
+_NAMED: Final = frozenset({"BEHIND", "PARKED", "SESSION_PAUSED", "KIND_PAUSED", "ORPHAN_KIND", "FAR_TIMER"})
 
 
 def policy_for(chance: Random, lease_ms: int, *, without: Iterable[int] = ()) -> Policy:
@@ -354,7 +355,7 @@ def policy_for(chance: Random, lease_ms: int, *, without: Iterable[int] = ()) ->
         KindPolicy(
             2, "two", ("alpha", "beta"), delay_ms=200, backoff_base_ms=chance.choice((50, 800)), backoff_cap_ms=3_000,
             idle_ms=20_000, silence_ms=chance.choice((4_000, 9_000)), timeout_ms=5_000, breaker=3,
-            rate=chance.choice((0, 0, 40)), burst=20,
+            rate=chance.choice((0, 0, 40)), burst=20, order_skips_parked=True,
         ),
         KindPolicy(
             3, "three", ("beta",), handler="http", delay_ms=100, jitter_ms=50, backoff_base_ms=100,

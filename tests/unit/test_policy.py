@@ -58,14 +58,14 @@ def test_later_changes_of_the_mapping_it_was_made_of_do_not_reach_it() -> None:
 
 
 def test_a_kind_holds_only_what_the_log_can_carry() -> None:
-    """Ints, strings and a tuple of strings: schemas/log.capnp has a field for each, and no other."""
+    """Ints, a bool, strings and a tuple of strings: schemas/log.capnp has a field for each, and no other."""
     schema = (Path(__file__).parents[2] / "schemas" / "log.capnp").read_text()
     carried = schema.split("struct KindPolicy {")[1].split("}")[0]
     names = {line.split("@")[0].strip() for line in carried.splitlines() if "@" in line}
     fields = dataclasses.fields(KindPolicy)
     camel = {field.name: field.name.title().replace("_", "") for field in fields}
     assert {name[0].lower() + name[1:] for name in camel.values()} == names
-    assert {field.type for field in fields} <= {"int", "str", "tuple[str, ...]"}
+    assert {field.type for field in fields} <= {"bool", "int", "str", "tuple[str, ...]"}
 
 
 def test_defaults_are_those_of_the_semantics() -> None:

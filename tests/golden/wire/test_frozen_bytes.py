@@ -55,7 +55,9 @@ def test_old_log_bodies_are_read() -> None:
     assert entries.decode_opening(_frozen("log_opening")) == OPENING
     assert entries.decode_policy(_frozen("log_policy")) == POLICY
     kinds = {
-        number: dataclasses.replace(kind, rate=0, rate_ms=0, burst=0, concurrency_total=0, breaker=0)
+        number: dataclasses.replace(
+            kind, rate=0, rate_ms=0, burst=0, concurrency_total=0, breaker=0, order_skips_parked=False
+        )
         for number, kind in POLICY.kinds.items()
     }
     assert entries.decode_policy(_frozen("log_policy_1")) == dataclasses.replace(POLICY, kinds=kinds)

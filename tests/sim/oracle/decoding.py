@@ -23,13 +23,13 @@ class OpSeen(NamedTuple):
 
 
 class BatchSeen(NamedTuple):
-    """A batch; `keys` by position of its News that have one."""
+    """A batch; `keys` by position of its News that have one: key, order key."""
 
     number: int
     mark: int
     first_sent_ms: int
     ops: list[OpSeen]
-    keys: dict[int, str]
+    keys: dict[int, tuple[str, str]]
 
 
 def read_batch(body: bytes) -> BatchSeen:
@@ -62,17 +62,21 @@ def read_uncharged(rows: bytes) -> set[int]:
     return {position for position, code, flags in _VERDICT.iter_unpack(rows) if not code and flags & 1}
 
 
-def _keys(body: bytes, pointer: int) -> dict[int, str]:
-    """Key texts of the extras: rows of one data word and four pointers."""
+def _text(body: bytes, at: int) -> str:
+    """The text that the pointer there points to."""
+    low, high = struct.unpack_from("<II", body, at)
+    start = at + 8 + (low >> 2) * 8
+    return body[start : start + (high >> 3) - 1].decode() if low or high else ""
+
+
+def _keys(body: bytes, pointer: int) -> dict[int, tuple[str, str]]:
+    """Key and order key of the extras: rows of one data word and four pointers."""
     at = 64 - 8 + ((pointer & 0xFFFFFFFF) >> 2) * 8  # behind the pointer itself, which ends at byte 56
     count = (int.from_bytes(body[at : at + 8], "little") & 0xFFFFFFFF) >> 2
     at += 8
-    keys: dict[int, str] = {}
+    keys: dict[int, tuple[str, str]] = {}
     for _ in range(count):
         (position,) = struct.unpack_from("<I", body, at)
-        low, high = struct.unpack_from("<II", body, at + 8)
-        if low or high:
-            start = at + 16 + (low >> 2) * 8
-            keys[position] = body[start : start + (high >> 3) - 1].decode()
+        keys[position] = _text(body, at + 8), _text(body, at + 16)
         at += 40
     return keys

@@ -59,6 +59,7 @@ class KindSeen(NamedTuple):
     burst: int = 0
     total: int = 0
     breaker: int = 0
+    order_skips_parked: bool = False
 
 
 class PolicySeen(NamedTuple):

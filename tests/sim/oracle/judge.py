@@ -27,7 +27,7 @@ _NEVER: Final = frozenset({Code.STALE_COPY, Code.SEQ_GAP, Code.LOG_BEHIND, Code.
 TICK_MS: Final = 5  # the grain of the pipe's timers
 TAG_BYTES: Final = 12  # what each record begins with, drawn by nobody twice
 # Of a STORED session, by the world.
-_WAITS: Final = frozenset({"TIMER", "DISK", "BREAKER_OPEN", "NO_SIDECAR", "LIMIT", "NO_CREDIT", "NEXT"})
+_WAITS: Final = frozenset({"TIMER", "DISK", "BREAKER_OPEN", "BEHIND", "NO_SIDECAR", "LIMIT", "NO_CREDIT", "NEXT"})
 
 
 class Run:
@@ -242,6 +242,9 @@ class Oracle:
             applied = model.propose(frame.first_index + position, item)
             if applied and item[0] == _DISPATCH:
                 session = model.sessions[item[1], item[2]]  # type: ignore[index]  # plain tuples
+                ahead = model.before(session)
+                if live and ahead is not None:
+                    raise Violation("order key", f"session {session.id} is dispatched behind {ahead.id}")
                 self._check_dispatch(session, live)
                 policy = model.kind(session.kind)
                 self._paces.dispatched(session.kind, session.index, policy, frame.log_ms, self._group_index, live)
@@ -284,8 +287,10 @@ class Oracle:
             if session.due_ms != entry[0]:
                 continue  # put off by an operator: it stands here once more
             aside.append(entry)
-            # Whoever came here in this very group was not there when the pipe chose.
-            if session not in void and session.change < self._group_index:
+            # Whoever came here in this very group was not there when the pipe chose, nor who was held back then.
+            order = (session.kind, session.order_key)
+            behind = self.model.before(session) is not None or self.model.moved.get(order, 0) >= self._group_index
+            if session not in void and session.change < self._group_index and not behind:
                 raise Violation("order", f"kind {kind}: {session.id} due {session.due_ms} is passed over by {last}")
         for entry in aside:
             heappush(heap, entry)
@@ -440,6 +445,8 @@ class Oracle:
                 expected = ("TIMER",)
             else:
                 expected = ("DISK", "BREAKER_OPEN", "NO_SIDECAR", "LIMIT", "NO_CREDIT", "NEXT")
+                if model.before(session) is not None:
+                    expected = ("DISK", "BREAKER_OPEN", "BEHIND")
             self.notes["WHY", reason, ""] += 1
             if reason not in expected:
                 raise Violation("why", f"session {key} in state {session.state}: {reason}, not {expected}")
@@ -447,6 +454,9 @@ class Oracle:
     def finished(self, told: Mapping[Key, str]) -> None:
         """All faults are over, and much time went by: nobody is left but those who wait for somebody's word."""
         for key, reason in told.items():
+            ahead = self.model.before(self.model.sessions[key]) if reason == "BEHIND" else None
+            if ahead is not None:
+                reason = told[ahead.id]
             if reason not in ("PARKED", "SESSION_PAUSED", "KIND_PAUSED", "ORPHAN_KIND", "FAR_TIMER"):
                 session = self.model.sessions[key]
                 state = f"state {session.state}, epoch {session.epoch}, due {session.due_ms} at {self.model.log_ms}"

@@ -39,6 +39,7 @@ class Session:
 
     __slots__ = (
         "barren", "cancel", "change", "charges", "due_ms", "epoch", "fence", "grew", "index", "key", "kind", "last",
+        "order_key",
         "park_reason", "paused", "records", "releases", "repeats", "seq", "sidecar", "size", "state", "stored_index",
         "target", "term", "writer",
     )  # fmt: skip
@@ -60,6 +61,7 @@ class Session:
         self.records: list[bytes] = []
         self.size = 0
         self.key = ""
+        self.order_key = ""
         self.last: tuple[bytes, int, int, list[int]] | None = None  # origin, epoch, first seq, verdicts
         self.cancel = False
         self.paused = False
@@ -101,6 +103,8 @@ class Model:
         self.sessions: dict[Key, Session] = {}
         self.runs: list[tuple[Session, str, bool]] = []  # runs that ended: how, and whether the session was charged
         self.keys: dict[tuple[int, str], Session] = {}
+        self.orders: dict[tuple[int, str], list[Session]] = {}  # live sessions of one order key, in their order
+        self.moved: dict[tuple[int, str], int] = {}  # log index at which somebody left an order, or was parked in it
         self.traces: OrderedDict[Key, tuple[int, int]] = OrderedDict()  # -> epoch, log time
         self.clients: OrderedDict[bytes, Client] = OrderedDict()
         self.paused_kinds: dict[int, int] = {}  # -> log index of the word
@@ -201,12 +205,17 @@ class Model:
         session.due_ms = 0
         session.change = change
         session.park_reason = reason
+        if session.order_key:
+            self.moved[session.kind, session.order_key] = self.next_index
 
     def finish(self, session: Session, trace_epoch: int) -> None:
         """Gone; a trace of that epoch (0: none)."""
         del self.sessions[session.id]
         if session.key:
             self.keys.pop((session.kind, session.key), None)
+        if session.order_key:
+            self.orders[session.kind, session.order_key].remove(session)
+            self.moved[session.kind, session.order_key] = self.next_index
         session.state = 0
         if trace_epoch:
             self.traces[session.id] = (trace_epoch, self.log_ms)
@@ -224,6 +233,16 @@ class Model:
         session.grew = False
         session.change = change
         session.due_ms = self.log_ms + self.kind(session.kind).silence_ms
+
+    def before(self, session: Session) -> Session | None:
+        """Whom a session waits for: the first of its order, if it stands before it and is not to be skipped."""
+        skips = self.kind(session.kind).order_skips_parked
+        for other in self.orders[session.kind, session.order_key] if session.order_key else ():
+            if other is session:
+                return None
+            if not (skips and other.state == PARKED):
+                return other
+        return None
 
     def touch_limit(self, session: Session) -> None:
         """An accepted operation restarts idle or silence."""

@@ -17,12 +17,13 @@ OTHER: Final = "other"  # neither: given back, or an operator's word
 
 
 class _Kind:
-    __slots__ = ("failed", "full_ms", "open_at", "probing", "running")
+    __slots__ = ("closed", "failed", "full_ms", "open_at", "probing", "running")
 
     def __init__(self) -> None:
         self.running: set[int] = set()
         self.failed: set[int] = set()  # sessions that failed since the last success
         self.open_at = 0  # log index at which the breaker opened, 0: closed
+        self.closed = (0, 0)  # log indexes at which it opened before that, and closed
         self.probing: set[int] = set()  # dispatched since then, and not over
         self.full_ms = 0.0  # when the bucket is full again
 
@@ -39,6 +40,7 @@ class Paces:
             kind.failed.clear()
             kind.probing.clear()
             kind.open_at = 0
+            kind.closed = (0, 0)
             kind.full_ms = 0.0
 
     def reloaded(self, kinds: Mapping[int, KindSeen]) -> None:
@@ -50,7 +52,10 @@ class Paces:
     def is_open(self, number: int, group_index: int) -> bool:
         """Whether the breaker was open when the pipe chose what stands in the group that begins there."""
         kind = self._kinds.get(number)
-        return kind is not None and 0 < kind.open_at < group_index
+        if kind is None:
+            return False
+        opened, closed = kind.closed
+        return 0 < kind.open_at < group_index or (0 < opened < group_index <= closed)
 
     def dispatched(self, number: int, index: int, policy: KindSeen, log_ms: int, group_index: int, live: bool) -> None:
         """One more of the kind runs."""
@@ -77,6 +82,8 @@ class Paces:
         kind.probing.discard(index)
         if how == GOOD:
             closes = kind.open_at > 0
+            if closes:
+                kind.closed = (kind.open_at, change)
             kind.failed.clear()
             kind.probing.clear()
             kind.open_at = 0

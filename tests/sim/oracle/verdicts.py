@@ -91,8 +91,8 @@ class Verdicts(Model):
         for position, op in enumerate(batch.ops):
             refusal = refused.get(position, 0)
             if op.verb == NEW:
-                key = batch.keys.get(position, "")
-                answer = self._new(first_index + position, origin, client, batch.first_sent_ms, op, key, refusal)
+                key = batch.keys.get(position, ("", ""))
+                answer = self._new(first_index + position, origin, client, batch.first_sent_ms, op, *key, refusal)
                 if answer[0] or answer[1]:
                     answers[position] = answer
                 continue
@@ -110,7 +110,15 @@ class Verdicts(Model):
         return answers
 
     def _new(
-        self, index: int, origin: bytes, client: Client, sent_ms: int, op: OpSeen, key: str, refusal: int
+        self,
+        index: int,
+        origin: bytes,
+        client: Client,
+        sent_ms: int,
+        op: OpSeen,
+        key: str,
+        order_key: str,
+        refusal: int,
     ) -> Answer:
         request, kind = op.index, op.argument
         kept = client.outcomes.get(request)
@@ -142,6 +150,9 @@ class Verdicts(Model):
         if key:
             session.key = key
             self.keys[kind, key] = session
+        if order_key:
+            session.order_key = order_key
+            self.orders.setdefault((kind, order_key), []).append(session)
         self.sessions[session.id] = session
         self.accepted.append((NEW, session.id, 1, origin, op.record))
         return _PLAIN

@@ -94,11 +94,12 @@ def test_the_commented_alternatives_can_be_taken(tmp_path: Path) -> None:
 def test_the_limits_that_stand_there_as_comments_can_be_taken(tmp_path: Path) -> None:
     """`rate`, `burst` and `concurrency_total` of routes.yaml load once they are uncommented."""
     shown = (FOLDER / "routes.yaml").read_text()
-    text, found = re.subn(r"^( +)# (rate|burst|concurrency_total): ", r"\1\2: ", shown, flags=re.MULTILINE)
-    assert found == 3
+    text, found = re.subn(r"^( +)# (rate|burst|concurrency_total|order_skips): ", r"\1\2: ", shown, flags=re.MULTILINE)
+    assert found == 4
     (tmp_path / "routes.yaml").write_text(text)
     policy = load_routes(tmp_path / "routes.yaml").kinds["user-create"].policy
     assert (policy.rate, policy.rate_ms, policy.burst, policy.concurrency_total) == (100, 1_000, 200, 100)
+    assert policy.order_skips_parked
 
 
 def test_the_group_of_a_sidecar_can_be_taken(tmp_path: Path) -> None:
