@@ -74,6 +74,8 @@ class Pipe:
         self.due = Due(state)
         self.dropped: dict[str, int] = {}  # messages not taken, by reason
         self.refusals = Refusals()
+        self.greeted: dict[bytes, Hashable] = {}  # incarnation -> where its hello came from: told of new routes
+        self._coming: Policy | None = None  # queued: in force for all that is queued behind it
         self._authorise = authorise
         self._frames: list[Frame] = []
         self._bytes = 0
@@ -113,6 +115,11 @@ class Pipe:
             self._heard[incarnation] = now_ms
         self._lapse_check_ms = now_ms
         self.due.open(self.log_ms(now_ms))
+
+    def reload(self, policy: Policy, body: bytes, now_ms: int, done: Done) -> None:
+        """Log another policy, in force from there; `body` is `encode_policy(policy)`. `done` once it is committed."""
+        self._coming = policy
+        self._log(FrameType.POLICY, body, 1, now_ms, done=done, decoded=policy)
 
     def accept_clock(self, who: str, now_ms: int, done: Done) -> None:
         """The operator says that the wall clock is right: logged; then log time is set forward, dispatch goes on."""
@@ -155,6 +162,8 @@ class Pipe:
                     return None
                 if role == Role.PIPE:
                     self._alive(incarnation, now_ms)
+                    if incarnation in self._heard:
+                        self.greeted[incarnation] = sender
                 self.reply(sender, incarnation, self.welcome(now_ms, role))
             case MessageType.HEARTBEAT:
                 assert isinstance(value, Heartbeat)
@@ -214,12 +223,15 @@ class Pipe:
 
     def gone(self, incarnation: bytes) -> None:
         """A fact about an incarnation: it is dead, and what it owns or will turn out to own waits for nobody."""
-        self._heard.pop(incarnation, None)
-        self._heard_by.pop(incarnation, None)
+        self._forget(incarnation)
         self._dead[incarnation] = None
         if len(self._dead) > limits.CLIENTS_MAX:
             del self._dead[next(iter(self._dead))]
         self._gone.append(incarnation)
+
+    def _forget(self, incarnation: bytes) -> None:
+        for known in (self._heard, self._heard_by, self.greeted):
+            known.pop(incarnation, None)
 
     def is_heard(self, incarnation: bytes) -> bool:
         """Whether the incarnation's lease runs."""
@@ -281,7 +293,7 @@ class Pipe:
 
     def _refusals(self, batch: RowBatch, principal: int) -> dict[int, int]:
         """What is decided before the log and rides in the frame: routes, limits, rights, disk."""
-        policy, level = self.state.policy, self.disk_level
+        policy, level = self._coming or self.state.policy, self.disk_level
         kinds, record_bytes_max, authorise = policy.kinds, policy.record_bytes_max, self._authorise
         refused: dict[int, int] = {}
         for position, row in enumerate(batch.rows):
@@ -359,10 +371,12 @@ class Pipe:
         self._log(FrameType.ADMIN, encode_admin(admin), max(1, len(admin.sessions)), now_ms, done=done)
 
     def _log(
-        self, kind: FrameType, body: bytes, count: int, now_ms: int, *, term: int = 0, done: Done | None = None
+        self, kind: FrameType, body: bytes, count: int, now_ms: int, *, term: int = 0, done: Done | None = None,
+        decoded: object = None,
     ) -> None:
+        log_ms, index = self.log_ms(now_ms), self._next_index
         frame = Frame(
-            kind, 0, LEVEL, term or self.state.term, self._next_index, count, self.log_ms(now_ms), 0, NOBODY, body, b""
+            kind, 0, LEVEL, term or self.state.term, index, count, log_ms, 0, NOBODY, body, b"", decoded=decoded
         )
         self._queue(frame, None, 0, done)
 
@@ -385,6 +399,8 @@ class Pipe:
             self.state.sessions.prefetch(index for _, index in frame.decoded.groups)
         applied = self.state.apply(frame)
         due = self.due
+        if frame.decoded is self._coming:
+            self._coming = None
         if self.state.sessions.loaded:
             due.arm_loaded()
         for session in applied.timers:
@@ -436,8 +452,7 @@ class Pipe:
             self._lapse_check_ms = now_ms
             before = now_ms - self.state.policy.lease_ms
             for incarnation in [i for i, heard_ms in self._heard.items() if heard_ms < before]:
-                del self._heard[incarnation]
-                self._heard_by.pop(incarnation, None)
+                self._forget(incarnation)
                 self._gone.append(incarnation)
         if self.disk_spent:
             return
@@ -460,23 +475,10 @@ class Pipe:
             if session is None or index in self.due.proposed:
                 continue
             owned = session.state == SessionState.OPEN
-            verb, cause = (
-                (ProposalVerb.OWNER_GONE, Cause.OWNER_GONE)
-                if owned
-                else (ProposalVerb.RELEASE, Cause.SIDECAR_LOST)
-            )
-            proposals.append(
-                Proposal(
-                    verb,
-                    session.term,
-                    index,
-                    session.epoch,
-                    session.change,
-                    cause,
-                    target=incarnation,
-                    reason="" if owned else "sidecar lost",
-                )
-            )
+            verb = ProposalVerb.OWNER_GONE if owned else ProposalVerb.RELEASE
+            cause, reason = (Cause.OWNER_GONE, "") if owned else (Cause.SIDECAR_LOST, "sidecar lost")
+            decided_on = session.term, index, session.epoch, session.change
+            proposals.append(Proposal(verb, *decided_on, cause, target=incarnation, reason=reason))
         return proposals
 
     def deadline(self, now_ms: int) -> int:
