@@ -5,7 +5,7 @@ Pure. The pipe asks before it takes a reload, `mpy6a config plan` asks the same 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Final, NamedTuple
 
@@ -48,22 +48,30 @@ class Counts(NamedTuple):
         return f"{text} session{'' if sum(self) == 1 else 's'}"
 
 
-Live = Mapping[int, Counts]  # by the kind's number; a kind without live sessions may be missing
-_NONE: Final = Counts()
+Live = Callable[[int], Counts]  # by the kind's number
 
 
-def refusals(before: Setup, after: Setup, live: Live, left: Mapping[int, str]) -> Iterator[str]:
+def refusals(
+    before: Setup,
+    after: Setup,
+    live: Live,
+    left: Mapping[int, str],
+    places: Mapping[str, str] | None = None,
+    changed: Iterable[int] | None = None,
+) -> Iterator[str]:
     """Why this may not be taken while the pipe runs; each says what to do. `left`: kinds that are in no route now, and
-    the names they had."""
+    the names they had. `places`: file and line of keys; `changed`: kinds that are not equal, where that is known."""
+    at = {key: f"{place}: " for key, place in (places or {}).items()}
     for key, value in after.fixed.items():
         if before.fixed.get(key) != value:
-            yield f"{key}: {value} needs a restart; the pipe runs with {before.fixed.get(key)}"
+            yield f"{at.get(key, '')}{key}: {value} needs a restart; the pipe runs with {before.fixed.get(key)}"
     old, new = before.policy, after.policy
     if new.lease_ms < old.lease_ms:
         shorter, longer = duration_text(new.lease_ms), duration_text(old.lease_ms)
-        yield f"lease: {shorter} is less than {longer}: to lower it needs a restart, of all clients too"
+        lower = f"lease: {shorter} is less than {longer}: to lower it needs a restart, of all clients too"
+        yield at.get("lease", "") + lower
     for number, kind in _leaving(old, new):
-        held = live.get(number, _NONE)
+        held = live(number)
         again = new.kind_named(kind.name)
         if not any(held):
             continue
@@ -77,8 +85,8 @@ def refusals(before: Setup, after: Setup, live: Live, left: Mapping[int, str]) -
                 f"kind {kind.name} ({number}) would leave the routes with {held}: finish them, or say `orphans: hold`"
                 " or `orphans: park` there"
             )
-    for number, name in _renamed(old, new, left):
-        held = live.get(number, _NONE)
+    for number, name in _renamed(old, new, left, new.kinds if changed is None else (*changed, *left)):
+        held = live(number)
         if any(held):
             yield (
                 f"kind {name} ({number}) would be called {new.kinds[number].name}, with {held}: another kind needs a"
@@ -90,11 +98,11 @@ def changes(before: Setup, after: Setup, live: Live, changed: Iterable[int] | No
     """What would be different, each in words. `changed`: the kinds that are not equal, where that is known already."""
     old, new = before.policy, after.policy
     for number, kind in _leaving(old, new):
-        held = live.get(number, _NONE)
+        held = live(number)
         yield f"kind {kind.name} removed{_become(held, new)}"
     for number, kind in new.kinds.items():
         if number not in old.kinds:
-            held = live.get(number, _NONE)
+            held = live(number)
             yield f"kind {kind.name} ({number}) added{f': {held} of it go on' if any(held) else ''}"
     if changed is None:
         changed = (number for number, kind in new.kinds.items() if old.kinds.get(number, kind) != kind)
@@ -118,9 +126,13 @@ def _leaving(old: Policy, new: Policy) -> Iterator[tuple[int, KindPolicy]]:
     return ((number, kind) for number, kind in old.kinds.items() if number not in new.kinds)
 
 
-def _renamed(old: Policy, new: Policy, left: Mapping[int, str]) -> Iterator[tuple[int, str]]:
-    for number, kind in new.kinds.items():
-        before = old.kinds.get(number)
+def _renamed(
+    old: Policy, new: Policy, left: Mapping[int, str], numbers: Iterable[int]
+) -> Iterator[tuple[int, str]]:
+    for number in numbers:
+        kind, before = new.kinds.get(number), old.kinds.get(number)
+        if kind is None:
+            continue
         name = before.name if before is not None else left.get(number, kind.name)
         if name != kind.name:
             yield number, name

@@ -26,7 +26,8 @@ COMMANDS: Final = {
     "log": ("mpy6a.commands.frames:log", "Verify, dump and repair a log."),
     "backup": ("mpy6a.commands.backups:backup", "Back up a pipe's data, while it runs or not."),
     "restore": ("mpy6a.commands.backups:restore", "Make a data directory of a backup."),
-    "config": ("mpy6a.commands.files:config", "Check config files."),
+    "reload": ("mpy6a.commands.reload:reload", "Have the pipe read its files anew."),
+    "config": ("mpy6a.commands.files:config", "Check config files, and say what they would change."),
     "bench": ("mpy6a.commands.bench:bench", "Measure this pipe on this machine."),
     "version": ("mpy6a.commands.files:version", "Releases, formats and protocol versions."),
 }

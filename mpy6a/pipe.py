@@ -25,11 +25,8 @@ from mpy6a.messages import (
     Error,
     Heartbeat,
     Hello,
-    Kind,
-    Limits,
     Message,
     MessageType,
-    PipeInfo,
     Pong,
     Role,
     Welcome,
@@ -39,6 +36,7 @@ from mpy6a.policy import Policy
 from mpy6a.refusals import Refusals
 from mpy6a.sessions import Applied
 from mpy6a.state import LEVEL, OK, VERDICT, State
+from mpy6a.welcome import PROTOCOL_VERSION, welcome
 from mpy6a.wire import RowBatch, batch_number, decode, decode_rows, encode, null_refused
 
 Authorise = Callable[[int, int], bool]  # (principal, kind) -> may it make sessions of that kind
@@ -47,7 +45,6 @@ Done = Callable[[Applied], None]
 NEW: Final = int(Verb.NEW)
 APPEND: Final = int(Verb.APPEND)
 REPLACE: Final = int(Verb.REPLACE)
-PROTOCOL_VERSION: Final = 1
 LAPSE_CHECK_MS: Final = 1_000  # how late a lapsed lease may be noticed; a scan of 65,536 clients costs 3 ms
 
 
@@ -75,6 +72,7 @@ class Pipe:
         self.dropped: dict[str, int] = {}  # messages not taken, by reason
         self.refusals = Refusals()
         self.greeted: dict[bytes, Hashable] = {}  # incarnation -> where its hello came from: told of new routes
+        self.policy_body = b""  # of the last POLICY frame that is committed or opens the term
         self._coming: Policy | None = None  # queued: in force for all that is queued behind it
         self._authorise = authorise
         self._frames: list[Frame] = []
@@ -110,7 +108,8 @@ class Pipe:
         self._next_index = state.next_index
         opening = Opening(max(wall_ms, 0), NOBODY, state.term + 1, state.pipe, LEVEL, release, node)
         self._log(FrameType.OPENING, encode_opening(opening), 1, now_ms, term=opening.term)
-        self._log(FrameType.POLICY, encode_policy(policy), 1, now_ms, term=opening.term)
+        self.policy_body = encode_policy(policy)
+        self._log(FrameType.POLICY, self.policy_body, 1, now_ms, term=opening.term)
         for incarnation in (*state.sessions.writers(), *state.sessions.targets()):
             self._heard[incarnation] = now_ms
         self._lapse_check_ms = now_ms
@@ -184,22 +183,8 @@ class Pipe:
 
     def welcome(self, now_ms: int, role: Role = Role.PIPE) -> Welcome:
         """What a hello is answered with."""
-        state, policy = self.state, self.state.policy
-        kinds = tuple(
-            Kind(kind.id, kind.name, kind.delay_ms, kind.idle_ms, kind.silence_ms, kind.timeout_ms)
-            for kind in policy.kinds.values()
-        )
-        bounds = Limits(
-            policy.record_bytes_max,
-            policy.session_bytes_max,
-            policy.session_records_max,
-            limits.MESSAGE_BYTES_MAX,
-            limits.MESSAGE_OPERATIONS_MAX,
-            limits.ENVELOPE_BYTES_MAX,
-        )
-        log_ms = self.log_ms(now_ms)
-        here = PipeInfo(state.pipe, state.term, True, log_ms)
-        return Welcome(PROTOCOL_VERSION, role, policy.lease_ms, log_ms, bounds, kinds, (here,), self.incarnation)
+        state = self.state
+        return welcome(state.policy, state.pipe, state.term, self.log_ms(now_ms), self.incarnation, role)
 
     def _alive(self, incarnation: bytes, now_ms: int, by: bytes = b"") -> None:
         """Its own word, or that of a sidecar that hears it: one that was only silent too long is no longer dead."""

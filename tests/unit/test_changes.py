@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import fields, replace
+from typing import Any
 
 import pytest
 
@@ -17,16 +19,20 @@ BEFORE = Setup(
 LIVE = {2: Counts(0, 1_204, 0, 3)}
 
 
+def counted(live: dict[int, Counts] | None) -> Callable[[int], Counts]:
+    return lambda number: (LIVE if live is None else live).get(number, Counts())
+
+
 def told(after: Setup, live: dict[int, Counts] | None = None) -> list[str]:
-    return list(changes(BEFORE, after, LIVE if live is None else live))
+    return list(changes(BEFORE, after, counted(live)))
 
 
 def refused(after: Setup, live: dict[int, Counts] | None = None, left: dict[int, str] | None = None) -> list[str]:
-    return list(refusals(BEFORE, after, LIVE if live is None else live, left or {}))
+    return list(refusals(BEFORE, after, counted(live), left or {}))
 
 
-def kinds(*some: KindPolicy, **more: object) -> Setup:
-    return replace(BEFORE, policy=replace(Policy({kind.id: kind for kind in some}), **more))  # type: ignore[arg-type]
+def kinds(*some: KindPolicy, **more: Any) -> Setup:
+    return replace(BEFORE, policy=replace(Policy({kind.id: kind for kind in some}), **more))
 
 
 def test_nothing_changes() -> None:
@@ -88,7 +94,8 @@ def test_every_field_of_a_kind_is_compared() -> None:
         value = getattr(CREATE, one.name)
         other = value + 7 if isinstance(value, int) else (*value, "x") if isinstance(value, tuple) else f"{value}x"
         if isinstance(value, int | str | tuple):
-            [line] = told(kinds(replace(CREATE, **{one.name: other}), ERASE), {})[-1:]
+            more: dict[str, Any] = {one.name: other}
+            [line] = told(kinds(replace(CREATE, **more), ERASE), {})[-1:]
             assert one.name.removesuffix("_ms") in line or one.name in ("id", "name")
 
 
@@ -108,6 +115,8 @@ def test_what_needs_a_restart_is_named() -> None:
     assert refused(replace(BEFORE, fixed={"data": "/other"})) == [
         "data: /other needs a restart; the pipe runs with /data"
     ]
+    [placed] = refusals(BEFORE, replace(BEFORE, fixed={"data": "/other"}), counted({}), {}, {"data": "pipe.yaml:2"})
+    assert placed.startswith("pipe.yaml:2: data: /other")
     [lease] = refused(kinds(CREATE, ERASE, lease_ms=1_000))
     assert lease.startswith("lease: 1s is less than 15s")
 
