@@ -28,13 +28,25 @@ CLOSE_S: Final = 2.0  # from the end of its stdin to SIGKILL; nothing runs any m
 class PythonHandlers:
     """One child process for all `python:` kinds of the sidecar."""
 
-    def __init__(self, door: str, targets: Sequence[str], path: Sequence[Path], concurrency: int) -> None:
+    def __init__(
+        self,
+        door: str,
+        targets: Sequence[str],
+        path: Sequence[Path],
+        concurrency: int,
+        name: str = "python handlers",
+    ) -> None:
+        """`name`: what it calls itself at the door."""
+        self.name = name
+        self.first_end = asyncio.Event()  # its first process has ended
+        self.status: int | None = None  # of the last process that has
         self._told = json.dumps(
             {
                 "door": door,
                 "targets": sorted(set(targets)),
                 "path": [str(directory) for directory in path],
                 "concurrency": concurrency,
+                "name": name,
             }
         )
         self._process: subprocess.Popen[bytes] | None = None
@@ -79,7 +91,8 @@ class PythonHandlers:
             self._ended = ended = asyncio.Event()
             watch(loop, process, ended)
             await ended.wait()
-            self._process = None
+            self._process, self.status = None, process.returncode
+            self.first_end.set()
             if self._draining:
                 return
             if loop.time() - began > SETTLED_S:
