@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import sys
 from pathlib import Path
 from typing import Final
@@ -18,9 +19,11 @@ async def read(path: Path, before: SidecarSettings) -> SidecarSettings:
     """The settings that the files say now. Raises ConfigError for files that are bad, and for what needs a restart."""
     switch_s = sys.getswitchinterval()
     sys.setswitchinterval(SWITCH_S)
+    gc.disable()  # what is read stays: looking for garbage among it would hold up everybody
     try:
         after = await asyncio.to_thread(load_sidecar, path)
     finally:
+        gc.enable()
         sys.setswitchinterval(switch_s)
     values = ((key, getattr(before, key), getattr(after, key)) for key in FIXED)
     refused = [
