@@ -33,7 +33,14 @@ ERROR_SHOWN = 120  # characters of a message in a list
 WHY_MAX = 1_000  # the same where each one's reason or last error has to be found
 _NO_DELIVERY = Delivery()
 _KIND_WORDS = {"pause": AdminVerb.PAUSE, "resume": AdminVerb.RESUME}
-_WORDS = {"kick": AdminVerb.KICK, "delete": AdminVerb.DELETE, "park": AdminVerb.PARK, "cancel": AdminVerb.CANCEL}
+_WORDS = {
+    "kick": AdminVerb.KICK,
+    "delete": AdminVerb.DELETE,
+    "park": AdminVerb.PARK,
+    "cancel": AdminVerb.CANCEL,
+    "pause": AdminVerb.PAUSE,
+    "resume": AdminVerb.RESUME,
+}
 
 
 class AdminDoor:
@@ -165,6 +172,8 @@ class AdminDoor:
             cause, detail = why_kind(self._pipe, self._pusher, number, log_ms) if ready else ("", "")
             waits: dict[str, Any] = {"oldest_due_ms": None if oldest_ms is None else max(0, log_ms - oldest_ms)}
             waits |= {"why": cause, "detail": detail}
+            if number in state.policy.kinds:
+                waits |= self._pipe.pacing.facts(state.policy.kinds[number])
             found.append(
                 {"kind": number, "name": names.get(number, ""), **states, "ready": ready, **waits, "paused": paused}
             )
@@ -297,7 +306,13 @@ class AdminDoor:
         word = request.verb.removeprefix("sessions.")
         state_name = SessionState(session.state).name
         who, reason = str(arguments.get("who", ""))[:128], str(arguments.get("reason", ""))[:256]
-        admin = Admin(_WORDS[word], who=who, reason=reason, sessions=(SessionKey(session.term, session.index),))
+        until_ms, for_ms = 0, _duration(arguments)
+        if for_ms:
+            if word != "pause":
+                raise BadRequest(f"for_ms: found {for_ms}, allowed only with pause")
+            until_ms = self._pipe.log_ms(now_ms) + for_ms
+        key = SessionKey(session.term, session.index)
+        admin = Admin(_WORDS[word], who=who, reason=reason, sessions=(key,), until_ms=until_ms)
 
         def done(applied: Applied) -> None:
             code = applied.results[0].code if applied.results else Code.OK
@@ -319,10 +334,8 @@ class AdminDoor:
         number = self._kind(arguments.get("kind", ""))
         word = request.verb.removeprefix("kinds.")
         who, reason = str(arguments.get("who", ""))[:128], str(arguments.get("reason", ""))[:256]
-        log_ms, for_ms = self._pipe.log_ms(now_ms), _integer(arguments, "for_ms", 0)
+        log_ms, for_ms = self._pipe.log_ms(now_ms), _duration(arguments)
         was_paused = self._pipe.is_kind_paused(number, log_ms)
-        if for_ms > limits.DURATION_MS_MAX:
-            raise BadRequest(f"for_ms: found {for_ms}, allowed is up to {limits.DURATION_MS_MAX}, or 0: until resumed")
 
         def done(_: Applied) -> None:
             self._pusher.look_again()  # what waited for this is due already: no timer will say so
@@ -347,6 +360,14 @@ def _last_error(delivery: Delivery) -> dict[str, str]:
     last = delivery.attempts[-1]
     found = _error(last)
     return found | {"message": last.message[:ERROR_SHOWN] if found["fingerprint"] else ""}
+
+
+def _duration(arguments: dict[str, Any]) -> int:
+    """How long a pause is to last, in ms; 0: until somebody ends it."""
+    for_ms = _integer(arguments, "for_ms", 0)
+    if for_ms > limits.DURATION_MS_MAX:
+        raise BadRequest(f"for_ms: found {for_ms}, allowed is up to {limits.DURATION_MS_MAX}, or 0: until resumed")
+    return for_ms
 
 
 def _integer(arguments: dict[str, Any], name: str, default: int) -> int:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import gc
 import importlib
 import sys
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
 from mpy6a.errors import ConfigError, Corrupt, Mpy6aError, Unavailable
 from mpy6a.exits import EXIT_CANNOT_START, EXIT_DAMAGED, EXIT_FOUND_BAD, EXIT_UNREACHABLE, EXIT_USAGE
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 # name -> where it is and what it is, so that `mpy6a --help` imports none of them
 COMMANDS: Final = {
@@ -27,8 +30,10 @@ COMMANDS: Final = {
     "backup": ("mpy6a.commands.backups:backup", "Back up a pipe's data, while it runs or not."),
     "restore": ("mpy6a.commands.backups:restore", "Make a data directory of a backup."),
     "reload": ("mpy6a.commands.reload:reload", "Have the pipe read its files anew."),
-    "config": ("mpy6a.commands.files:config", "Check config files, and say what they would change."),
+    "config": ("mpy6a.commands.files:config", "Check config files, say what they would change; their JSON Schema."),
+    "handler": ("mpy6a.commands.handler:handler", "Try a kind's handler with one push, without a pipe."),
     "bench": ("mpy6a.commands.bench:bench", "Measure this pipe on this machine."),
+    "completion": ("mpy6a.commands.completion:completion", "Completion for bash, zsh or fish."),
     "version": ("mpy6a.commands.files:version", "Releases, formats and protocol versions."),
 }
 
@@ -48,6 +53,12 @@ class _Lazy(click.Group):
             gc.enable()
         assert isinstance(command, click.Command)
         return command
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        from click.shell_completion import CompletionItem
+
+        found = [CompletionItem(name, help=text) for name, (_, text) in COMMANDS.items() if name.startswith(incomplete)]
+        return [*found, *click.Command.shell_complete(self, ctx, incomplete)]
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

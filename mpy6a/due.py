@@ -173,11 +173,13 @@ class Due:
                 self._bring_in(kind, heap)
             if not heap or heap[0][0] > self._log_ms:  # the sweep took out some of a tick, and one before it is left
                 break
-            _, stored_index, index = heappop(heap)
+            due_ms, stored_index, index = heappop(heap)
             session = self._at(index)
             if session is None or session.state != STORED or index in self.proposed:
                 continue
             delivery = session.delivery
+            if session.due_ms != due_ms:
+                continue  # an operator put it off: its timer brings it back
             if session.stored_index == stored_index and not (delivery is not None and delivery.paused):
                 taken[index] = session
         return list(taken.values())

@@ -99,6 +99,11 @@ _KIND_POLICY: Final = Layout(
     Number("concurrency"),
     Number("barren_limit"),
     Number("charge_limit"),
+    Number("rate"),
+    Number("rate_ms"),
+    Number("burst"),
+    Number("concurrency_total"),
+    Number("breaker"),
 )
 _POLICY: Final = Layout(
     _FILE,

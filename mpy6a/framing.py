@@ -66,7 +66,7 @@ class Frame:
     principal: int  # u64 who sent it; 0 unknown
     origin: bytes  # 16 B client incarnation; zeros for the pipe's own frames
     batch: bytes  # the batch verbatim, or the Cap'n Proto body of the other types
-    verdicts: bytes  # rows of <I position><H code><H zero>, ascending
+    verdicts: bytes  # rows of <I position><H code><H flags>, ascending
     position: int = field(default=0, compare=False)  # opaque; + offset in batch addresses bytes for Log.read
     decoded: object = field(default=None, compare=False, repr=False)  # cache of a pure function of batch
 

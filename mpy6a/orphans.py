@@ -33,6 +33,8 @@ class Orphans:
     def turn(self, now_ms: int) -> None:
         """Propose some parks; after a pass over everything the next one comes in ORPHANS_LOOK_MS, if any is left."""
         pipe = self._pipe
+        if pipe.is_opening:
+            return  # what the last term's policy said no longer counts
         if pipe.state.policy.orphans != "park" or pipe.disk_spent or pipe.behind:
             self._shards = None
             return

@@ -32,10 +32,11 @@ from mpy6a.messages import (
     Welcome,
 )
 from mpy6a.model import NOBODY, AdminVerb, Cause, Proposal, ProposalVerb, Result, SessionState, Verb
+from mpy6a.pacing import Pacing
 from mpy6a.policy import Policy
 from mpy6a.refusals import Refusals
 from mpy6a.sessions import Applied
-from mpy6a.state import LEVEL, OK, VERDICT, State
+from mpy6a.state import LEVEL, OK, PLAIN_LEVEL, UNCHARGED, VERDICT, State
 from mpy6a.welcome import PROTOCOL_VERSION, welcome
 from mpy6a.wire import RowBatch, batch_number, decode, decode_rows, encode, null_refused
 
@@ -45,6 +46,7 @@ Done = Callable[[Applied], None]
 NEW: Final = int(Verb.NEW)
 APPEND: Final = int(Verb.APPEND)
 REPLACE: Final = int(Verb.REPLACE)
+FAIL: Final = int(Verb.FAIL)
 LAPSE_CHECK_MS: Final = 1_000  # how late a lapsed lease may be noticed; a scan of 65,536 clients costs 3 ms
 
 
@@ -74,6 +76,7 @@ class Pipe:
         self.greeted: dict[bytes, Hashable] = {}  # incarnation -> where its hello came from: told of new routes
         self.policy_body = b""  # of the last POLICY frame that is committed or opens the term
         self._coming: Policy | None = None  # queued: in force for all that is queued behind it
+        self.pacing = Pacing(state)
         self._authorise = authorise
         self._frames: list[Frame] = []
         self._bytes = 0
@@ -260,10 +263,17 @@ class Pipe:
             data, flags = null_refused(batch, refused), FLAG_REENCODED
             verdicts = b"".join(VERDICT.pack(position, code, 0) for position, code in refused.items())
             batch = decode_rows(data, nulled=True)
+        level = PLAIN_LEVEL
+        uncharged = self._uncharged(batch) if self.pacing.open_kinds else ()
+        if uncharged:
+            level = LEVEL
+            rows = {position: (code, 0) for position, code in refused.items()}
+            rows |= {position: (0, UNCHARGED) for position in uncharged if position not in refused}
+            verdicts = b"".join(VERDICT.pack(position, *rows[position]) for position in sorted(rows))
         frame = Frame(
             FrameType.BATCH,
             flags,
-            LEVEL,
+            level,
             self.state.term,
             self._next_index,
             len(batch.rows),
@@ -292,9 +302,20 @@ class Pipe:
                     refused[position] = Code.DISK_LOW
             elif level > 1 and (verb == APPEND or (verb == REPLACE and self._grows(row[0], row[3], length))):
                 refused[position] = Code.DISK_LOW
-            if length > record_bytes_max and position not in refused:
+            if length > record_bytes_max and verb <= REPLACE and position not in refused:  # an ending's is its message
                 refused[position] = Code.TOO_LARGE
         return refused
+
+    def _uncharged(self, batch: RowBatch) -> list[int]:
+        """Positions of failures of kinds whose breaker is open: what runs is in memory, so its kind is known."""
+        open_kinds, at = self.pacing.open_kinds, self.state.sessions.at
+        found: list[int] = []
+        for position, row in enumerate(batch.rows):
+            if row[4] == FAIL:
+                session = at(row[0])
+                if session is not None and session.kind in open_kinds:
+                    found.append(position)
+        return found
 
     def _grows(self, index: int, term: int, length: int) -> bool:
         """Whether a Replace brings more than its session holds. Down to its reserve the log takes none: that is for
@@ -335,6 +356,11 @@ class Pipe:
         return self._bytes >= most or len(self._frames) >= limits.GROUP_FRAMES_MAX
 
     @property
+    def is_opening(self) -> bool:
+        """Whether the opening of this term is not committed yet: nothing else may be proposed."""
+        return bool(self._in_flight) and self._in_flight[0][0].type == FrameType.OPENING
+
+    @property
     def is_lone(self) -> bool:
         """Whether all there is to be logged is one operation: its writer waits for the answer and asks again then."""
         frames = self._frames
@@ -353,15 +379,16 @@ class Pipe:
 
     def say(self, admin: Admin, now_ms: int, done: Done) -> None:
         """Log an operator's word; `done` is called with what came of it once it is committed and applied."""
-        self._log(FrameType.ADMIN, encode_admin(admin), max(1, len(admin.sessions)), now_ms, done=done)
+        level = LEVEL if admin.sessions and admin.until_ms else PLAIN_LEVEL
+        self._log(FrameType.ADMIN, encode_admin(admin), max(1, len(admin.sessions)), now_ms, done=done, level=level)
 
     def _log(
         self, kind: FrameType, body: bytes, count: int, now_ms: int, *, term: int = 0, done: Done | None = None,
-        decoded: object = None,
+        level: int = PLAIN_LEVEL, decoded: object = None,
     ) -> None:
         log_ms, index = self.log_ms(now_ms), self._next_index
         frame = Frame(
-            kind, 0, LEVEL, term or self.state.term, index, count, log_ms, 0, NOBODY, body, b"", decoded=decoded
+            kind, 0, level, term or self.state.term, index, count, log_ms, 0, NOBODY, body, b"", decoded=decoded
         )
         self._queue(frame, None, 0, done)
 
@@ -383,6 +410,10 @@ class Pipe:
         if self.state.sessions.filed.count and isinstance(frame.decoded, RowBatch):
             self.state.sessions.prefetch(index for _, index in frame.decoded.groups)
         applied = self.state.apply(frame)
+        for of_kind, index, attempt in applied.attempts:
+            kind = self.state.policy.kinds.get(of_kind)
+            if kind is not None:
+                self.pacing.ended(kind, index, attempt, self._turn_ms)
         due = self.due
         if frame.decoded is self._coming:
             self._coming = None
@@ -396,6 +427,8 @@ class Pipe:
                 by_death = proposal.verb in (ProposalVerb.OWNER_GONE, ProposalVerb.RELEASE)
                 if by_death and proposal.target not in self._heard and proposal.target not in self._gone:
                     self._gone.append(proposal.target)
+        elif frame.type == FrameType.POLICY:
+            self.pacing.reload()
         if sender is not None:
             self._ack(frame, sender, number, applied)
             if self._dead and frame.origin in self._dead:
@@ -442,6 +475,8 @@ class Pipe:
         if self.disk_spent:
             return
         proposals = self.due.expired(self.log_ms(now_ms), limits.PROPOSALS_MAX)
+        if self.pacing.open_kinds:
+            proposals = list(map(self._forgiven, proposals))
         while self._gone and len(proposals) < limits.PROPOSALS_MAX:
             more = self._left_behind(self._gone[0], limits.PROPOSALS_MAX - len(proposals))
             proposals.extend(more)
@@ -449,6 +484,13 @@ class Pipe:
                 self._gone.popleft()
         if proposals:
             self.propose(proposals, now_ms)
+
+    def _forgiven(self, proposal: Proposal) -> Proposal:
+        """While its kind's breaker is open, a run that fell silent is not charged."""
+        session = self.state.sessions.at(proposal.index)
+        if proposal.cause != Cause.SILENCE or session is None or session.kind not in self.pacing.open_kinds:
+            return proposal
+        return proposal._replace(verb=ProposalVerb.FAIL, reason="silence limit")
 
     def _left_behind(self, incarnation: bytes, most: int) -> list[Proposal]:
         sessions = self.state.sessions

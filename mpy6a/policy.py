@@ -25,6 +25,8 @@ IDLE_MS: Final = 5 * 60_000  # OPEN without an accepted operation
 SILENCE_MS: Final = 5 * 60_000  # REPEATING without an accepted operation
 TIMEOUT_MS: Final = 30_000  # one run of a handler
 CONCURRENCY: Final = 64  # handlers of the kind at a time, in one sidecar
+RATE_MS: Final = 1_000  # in which `rate` sessions are handed out
+BREAKER: Final = 10  # sessions that fail in a row; then they are tried one at a time
 BARREN_LIMIT: Final = 200  # charged repeats in a row that added no record; then PARKED
 CHARGE_LIMIT: Final = 1_000  # charged repeats in all; then PARKED
 ORPHANS: Final[Orphans] = "refuse"
@@ -48,6 +50,11 @@ class KindPolicy:
     concurrency: int = CONCURRENCY
     barren_limit: int = BARREN_LIMIT
     charge_limit: int = CHARGE_LIMIT
+    rate: int = 0  # sessions handed out in `rate_ms`, by all sidecars; 0: as many as can
+    rate_ms: int = RATE_MS
+    burst: int = 0  # of them at once, after a rest; at least 1 where there is a rate
+    concurrency_total: int = 0  # handlers of the kind at a time, in all sidecars; 0: only `concurrency` counts
+    breaker: int = BREAKER  # sessions that fail in a row and open it; 0: there is none
 
 
 @dataclass(frozen=True, slots=True)

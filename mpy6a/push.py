@@ -79,6 +79,7 @@ class Pusher:
         self._dial_number = 0
         self._reserved: dict[int, tuple[Dial, int, int]] = {}  # session -> dial, kind, bytes that its proposal holds
         self._turn = 0
+        self.now_ms = 0  # of the last turn: breakers and rates count from it
         self._log_ms = 0  # of this turn, where a kind is paused
         self._more = False  # the last turn left what is ready and has room: its share of the frame was used up
 
@@ -217,8 +218,10 @@ class Pusher:
 
     def applied(self, applied: Applied, now_ms: int) -> None:
         """Push what a frame dispatched; tell targets whose epoch others ended; free the credit of void proposals."""
+        pacing = self._pipe.pacing
         for session in applied.dispatched:
             self._reserved.pop(session.index, None)
+            pacing.settled(session.kind, session.index, void=False)
             assert session.delivery is not None
             dial = self._dials.get(session.delivery.target)
             if dial is not None and dial.name:
@@ -228,6 +231,7 @@ class Pusher:
             if reserved is not None:
                 held_by, kind, size = reserved
                 held_by.use(kind, -1, -size)
+                pacing.settled(kind, proposal.index, void=True)
         for term, index, epoch, target, code in applied.ended:
             dial = self._dials.get(target)
             if code == Code.FENCED and dial is not None:
@@ -236,6 +240,7 @@ class Pusher:
     def turn(self, now_ms: int) -> None:
         """Propose dispatches for what is ready and has room; kinds take turns. Then flush what is to be sent."""
         pipe = self._pipe
+        self.now_ms = now_ms
         kinds = pipe.due.ready_kinds() if pipe.disk_level < 2 else []
         self._log_ms = pipe.log_ms(now_ms) if pipe.state.paused_kinds else 0
         proposals: list[Proposal] = []
@@ -244,24 +249,30 @@ class Pusher:
             left = limits.PROPOSALS_MAX - len(proposals)
             if not left:
                 break
-            proposals.extend(self._dispatch(kind, max(1, left // (len(kinds) - place))))
+            proposals.extend(self._dispatch(kind, max(1, left // (len(kinds) - place)), now_ms))
         self._turn += 1
-        self._more = len(proposals) > 0 and any(map(self._could, kinds))
+        self._more = len(proposals) > 0 and any(self._could(kind, now_ms) for kind in kinds)
         if proposals:
             pipe.propose(proposals, now_ms)
         self._overdue(now_ms)
         self.flush()
 
-    def _dispatch(self, kind: int, most: int) -> list[Proposal]:
-        policy = self._pipe.state.policy.kinds.get(kind)
+    def _dispatch(self, kind: int, most: int, now_ms: int) -> list[Proposal]:
+        policy, pacing = self._pipe.state.policy.kinds.get(kind), self._pipe.pacing
         if policy is None or self._pipe.is_kind_paused(kind, self._log_ms):
             return []
-        room = {dial: dial.room(kind) for dial in self._connected(policy.sidecars) if dial.room(kind) > 0}
+        connected = self._connected(policy.sidecars)
+        if not connected:
+            pacing.away(kind, now_ms)
+            return []
+        pacing.back(kind, now_ms)
+        room = {dial: dial.room(kind) for dial in connected if dial.room(kind) > 0}
         proposals: list[Proposal] = []
-        for session in self._pipe.due.take(kind, min(most, sum(room.values()))):
+        for session in self._pipe.due.take(kind, min(most, sum(room.values()), pacing.room(policy, now_ms))):
             dial = max(room, key=lambda one: (room[one], one.number))
             room[dial] -= 1
             dial.use(kind, 1, session.size)
+            pacing.took(policy, session.index, now_ms)
             self._reserved[session.index] = (dial, kind, session.size)
             proposals.append(
                 Proposal(
@@ -276,12 +287,13 @@ class Pusher:
             )
         return proposals
 
-    def _could(self, kind: int) -> bool:
+    def _could(self, kind: int, now_ms: int) -> bool:
         policy = self._pipe.state.policy.kinds.get(kind)
         return (
             policy is not None
             and not self._pipe.is_kind_paused(kind, self._log_ms)
             and self._pipe.due.ready(kind) > 0
+            and self._pipe.pacing.room(policy, now_ms) > 0
             and self.has_room(policy.sidecars, kind)
         )
 
@@ -314,7 +326,7 @@ class Pusher:
         """Monotonic time at which `turn` has to be called next for what is not answered."""
         if self._more:
             return now_ms
-        ends_ms = self._pause_ends_ms(now_ms)
+        ends_ms = min(self._pause_ends_ms(now_ms), self._paced_ms(now_ms))
         since = [
             dial.waiting[0][1] if dial.waiting else dial.greeted_ms
             for dial in self._dials.values()
@@ -331,6 +343,16 @@ class Pusher:
             ahead_ms = until_ms - pipe.log_ms(now_ms)
             if until_ms and ahead_ms > 0 and pipe.due.ready(kind):
                 ends_ms = min(ends_ms, now_ms + ahead_ms)
+        return ends_ms
+
+    def _paced_ms(self, now_ms: int) -> int:
+        """Monotonic time at which a rate or a breaker lets go of something that is ready."""
+        pipe, ends_ms = self._pipe, _NEVER_MS
+        for kind in pipe.pacing.timed():
+            policy = pipe.state.policy.kinds.get(kind)
+            next_ms = pipe.pacing.next_ms(policy, now_ms) if policy is not None and pipe.due.ready(kind) else None
+            if next_ms is not None:
+                ends_ms = min(ends_ms, next_ms)
         return ends_ms
 
     def _push(self, dial: Dial, session: Session, now_ms: int) -> None:

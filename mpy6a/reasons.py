@@ -26,7 +26,7 @@ REASONS: Final[Mapping[str, tuple[str, str]]] = {
         "waits: {detail}",
         "Name that kind, with its id, in the routes again and say `mpy6a reload`; or `mpy6a sessions delete {id}`.",
     ),
-    "SESSION_PAUSED": ("waits: an operator has paused it", "Say `mpy6a sessions kick {id}`."),
+    "SESSION_PAUSED": ("waits: an operator has paused it", "Say `mpy6a sessions resume {id}`."),
     "KIND_PAUSED": ("waits: its kind is paused: {detail}", "Say `mpy6a kinds resume {kind}`."),
     "CLOCK": (
         "waits: {detail}",
@@ -37,9 +37,17 @@ REASONS: Final[Mapping[str, tuple[str, str]]] = {
         "waits: {detail}",
         "Make room on the pipe's disk; it goes on by itself. `mpy6a status` says how much is missing.",
     ),
+    "BREAKER_OPEN": (
+        "waits: the breaker of its kind is open: {detail}",
+        "Mend what its handler needs; nothing is charged meanwhile, and it goes on by itself when a try succeeds.",
+    ),
     "NO_SIDECAR": (
         "waits: {detail}",
         "Start one of them; if it runs, compare its `push:` with `sidecars:` of pipe.yaml (`mpy6a status`).",
+    ),
+    "LIMIT": (
+        "waits for its turn under a limit of its kind: {detail}",
+        "Nothing is to be done; if it is too slow, raise `rate`, `burst` or `concurrency_total` in the routes.",
     ),
     "NO_CREDIT": (
         "waits: {detail}",

@@ -31,7 +31,7 @@ _DEFAULT_KIND: Final = KindPolicy(0, "", ())
 class Applied:
     """What applying one frame came to. `results`: only operations that are not plain OK (and OK of a resent New)."""
 
-    __slots__ = ("dispatched", "ended", "results", "timers", "void")
+    __slots__ = ("attempts", "dispatched", "ended", "results", "timers", "void")
 
     def __init__(self) -> None:
         self.results: list[Result] = []
@@ -39,6 +39,7 @@ class Applied:
         self.dispatched: list[Session] = []  # to be pushed to their target
         self.ended: list[tuple[int, int, int, bytes, int]] = []  # term, index, epoch, target, code of an epoch over
         self.void: list[Proposal] = []  # proposals that came too late
+        self.attempts: list[tuple[int, int, Attempt]] = []  # kind and index of a session whose epoch is over
 
 
 class Sessions:
@@ -388,6 +389,7 @@ class Sessions:
         took = max(0, log_ms - delivery.started_ms)
         attempt = Attempt(session.epoch, delivery.started_ms, took, outcome, charged, delivery.sidecar, message)
         delivery.attempts = (*delivery.attempts[-(ATTEMPTS_KEPT - 1) :], attempt)
+        applied.attempts.append((session.kind, session.index, attempt))
         applied.ended.append((session.term, session.index, session.epoch, delivery.target, code))
         held = self._held[delivery.target]
         held.discard(session.index)

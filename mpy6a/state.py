@@ -8,7 +8,7 @@ and the simulator come to the same state, byte for byte. Source: semantics "The 
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Final
 
 from mpy6a.entries import Admin, decode_admin, decode_opening, decode_policy, decode_proposals
@@ -32,12 +32,15 @@ from mpy6a.session import OPEN, REFERENCE, REPEATING, STORED, TRANSITIONS, Deliv
 from mpy6a.sessions import Applied, Sessions
 from mpy6a.wire import RowBatch, decode_rows
 
-LEVEL: Final = 1  # apply level: rises when old frames would be read with another meaning
+LEVEL: Final = 2  # apply level: rises when old frames would be read with another meaning
+PLAIN_LEVEL: Final = 1  # of a frame that means what it always did; 2: FORMAT.md, "Version rule"
+UNCHARGED: Final = 1  # flag of a verdict: this FAIL is not charged, the kind's breaker was open
 VERDICT: Final = struct.Struct("<IHH")
 
 # Plain ints: an IntEnum's comparison costs more than the rest of the decision.
 OK: Final = int(Code.OK)
 _reference: Final = REFERENCE.pack
+_NOBODY: Final[Collection[int]] = ()
 FENCED: Final = int(Code.FENCED)
 GONE_CODE: Final = int(Code.GONE)
 AFTER_REFUSAL: Final = int(Code.AFTER_REFUSAL)
@@ -51,6 +54,17 @@ STORE: Final = int(Verb.STORE)
 def has_new(rows: Sequence[tuple[int, ...]]) -> bool:
     """Whether a batch makes sessions."""
     return any(row[4] == NEW for row in rows)
+
+
+def _verdicts(verdicts: bytes) -> tuple[dict[int, int] | None, Collection[int]]:
+    """Codes of refused operations by position, and the positions of failures that are not charged."""
+    refused, uncharged = {}, set()
+    for position, code, flags in VERDICT.iter_unpack(verdicts):
+        if code:
+            refused[position] = code
+        elif flags & UNCHARGED:
+            uncharged.add(position)
+    return refused or None, uncharged
 
 
 class _Decided:
@@ -130,7 +144,7 @@ class State:
         batch = frame.decoded
         if not isinstance(batch, RowBatch):
             batch = decode_rows(frame.batch, nulled=bool(frame.flags & FLAG_REENCODED))
-        refused = {p: c for p, c, _ in VERDICT.iter_unpack(frame.verdicts)} if frame.verdicts else None
+        refused, uncharged = _verdicts(frame.verdicts) if frame.verdicts else (None, _NOBODY)
         origin, log_ms, first_index = frame.origin, frame.log_ms, frame.first_index
         groups, results, rows, sessions = batch.groups, applied.results, batch.rows, self.sessions
         client = self.requests.heard(origin, batch.mark, log_ms, len(groups) < len(rows) and has_new(rows))
@@ -144,7 +158,7 @@ class State:
                 continue
             key = (term, index)
             if verb > STORE:
-                code = self._ending(frame, batch, position, row, refused, applied)
+                code = self._ending(frame, batch, position, row, refused, applied, charged=position not in uncharged)
                 if code:
                     results.append(Result(position, code))
                 elif key in groups:
@@ -335,6 +349,8 @@ class State:
         row: tuple[Any, ...],
         refused: dict[int, int] | None,
         applied: Applied,
+        *,
+        charged: bool,
     ) -> int:
         """An epoch's end, said by its target: the first one applied wins."""
         index, epoch, _, term, verb, argument, offset, length = row
@@ -354,7 +370,7 @@ class State:
         text = bytes(batch.data[offset : offset + length]).decode("utf-8", "replace") if length > 0 else ""
         change, log_ms = frame.first_index + position, frame.log_ms
         if verb == Verb.FAIL:
-            self.sessions.fail(session, change, log_ms, text, applied, code=Code.ENDED)
+            self.sessions.fail(session, change, log_ms, text, applied, code=Code.ENDED, charged=charged)
         elif verb == Verb.RELEASE:
             due = BY_POLICY if argument == BY_POLICY else log_ms + argument
             self.sessions.release(session, change, log_ms, due, text, applied, code=Code.ENDED)
@@ -433,6 +449,13 @@ class State:
             AdminVerb.PARK: Event.ADMIN_PARK,
             AdminVerb.DELETE: Event.ADMIN_DELETE,
         }.get(AdminVerb(admin.verb))
+        if event is None and admin.verb == AdminVerb.PAUSE and admin.until_ms:
+            if session.state != STORED:
+                return Code.BAD_REQUEST
+            session.due_ms = max(session.due_ms, admin.until_ms)
+            session.change = change
+            applied.timers.append(session)
+            return Code.OK
         if event is None:
             delivery = session.delivery = session.delivery or Delivery()
             delivery.paused = admin.verb == AdminVerb.PAUSE

@@ -1,7 +1,7 @@
 """Why is this session not running? Exactly one answer for every live session; computed, never stored.
 
 The first that holds of the list in semantics, "Why is this session not running?". What a later stage adds
-(BREAKER_OPEN, BEHIND, SOLO, SCHEMA, LIMIT, APP_UNHEALTHY) has its place in the order. In words: `mpy6a.reasons`.
+(BEHIND, SOLO, SCHEMA, APP_UNHEALTHY) has its place in the order. In words: `mpy6a.reasons`.
 """
 
 from __future__ import annotations
@@ -56,9 +56,16 @@ def _turn(pipe: Pipe, pusher: Pusher, kind: KindPolicy) -> Reason:
     """What keeps back what is due."""
     if pipe.disk_level >= 2:
         return "DISK", f"the pipe's disk is nearly full: {pipe.disk_cause}" if pipe.disk_cause else ""
+    now_ms = pusher.now_ms
+    broken = pipe.pacing.breaker(kind, now_ms)
+    if broken is not None:
+        return "BREAKER_OPEN", broken
     connected = pusher.connected(kind.sidecars)
     if not connected:
         return "NO_SIDECAR", f"none of {', '.join(kind.sidecars)} is connected"
+    limit = pipe.pacing.limit(kind, now_ms)
+    if limit is not None:
+        return "LIMIT", limit
     if not pusher.has_room(kind.sidecars, kind.id):
         return "NO_CREDIT", f"{', '.join(connected)} took all it wanted"
     return "NEXT", ""

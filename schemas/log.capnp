@@ -29,6 +29,11 @@ struct KindPolicy {
   name @11 :Text;
   handler @12 :Text;
   sidecars @13 :List(Text);
+  rateMs @14 :UInt64;
+  rate @15 :UInt32;             # sessions handed out in rateMs; 0: no limit
+  burst @16 :UInt32;
+  concurrencyTotal @17 :UInt32; # 0: no limit
+  breaker @18 :UInt32;          # 0: none
 }
 
 struct Policy {

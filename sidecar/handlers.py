@@ -36,8 +36,16 @@ class Handlers:
     """Those of one sidecar. `wake` is called when the agent was told something, `until` waits for what it comes to."""
 
     def __init__(
-        self, settings: SidecarSettings, agent: Agent, clock: Clock, wake: Callable[[], None], until: Until
+        self,
+        settings: SidecarSettings,
+        agent: Agent,
+        clock: Clock,
+        wake: Callable[[], None],
+        until: Until,
+        on_python_end: Callable[[int], None] | None = None,
     ) -> None:
+        """`on_python_end`: the process of the python handlers is not started again, and that is called at its end."""
+        self._on_python_end = on_python_end
         self.callbacks: CallbackRuns | None = None
         self._settings = settings
         self._agent = agent
@@ -212,7 +220,7 @@ class Handlers:
         concurrency = min(sum(route.policy.concurrency for route in routes), limits.CONCURRENCY_MAX)
         self._generation += 1
         name = "python handlers" if self._generation == 1 else f"python handlers {self._generation}"
-        made = PythonHandlers(settings.listen, targets, settings.path, concurrency, name)
+        made = PythonHandlers(settings.listen, targets, settings.path, concurrency, self._on_python_end, name)
         made.start(asyncio.get_running_loop())
         return made
 

@@ -13,7 +13,7 @@ import logging
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -26,7 +26,8 @@ CLOSE_S: Final = 2.0  # from the end of its stdin to SIGKILL; nothing runs any m
 
 
 class PythonHandlers:
-    """One child process for all `python:` kinds of the sidecar."""
+    """One child process for all `python:` kinds of the sidecar. With `on_end` it is started once, and that is called
+    with its status when it has ended by itself."""
 
     def __init__(
         self,
@@ -34,12 +35,14 @@ class PythonHandlers:
         targets: Sequence[str],
         path: Sequence[Path],
         concurrency: int,
+        on_end: Callable[[int], None] | None = None,
         name: str = "python handlers",
     ) -> None:
         """`name`: what it calls itself at the door."""
         self.name = name
         self.first_end = asyncio.Event()  # its first process has ended
         self.status: int | None = None  # of the last process that has
+        self._on_end = on_end
         self._told = json.dumps(
             {
                 "door": door,
@@ -94,6 +97,9 @@ class PythonHandlers:
             self._process, self.status = None, process.returncode
             self.first_end.set()
             if self._draining:
+                return
+            if self._on_end is not None:
+                self._on_end(process.returncode)
                 return
             if loop.time() - began > SETTLED_S:
                 wait_ms = limits.CHILD_RESTART_MS

@@ -50,10 +50,15 @@ LEVELS: Final = {"info": logging.INFO, "warning": logging.WARNING, "error": logg
 
 
 class Runner:
-    """One sidecar of this configuration. Constructing it binds its doors; raises CannotStart."""
+    """One sidecar of this configuration. Constructing it binds its doors; raises CannotStart. `on_python_end`: the
+    process of the python handlers is not started again when it ends, but that is called with its status."""
 
     def __init__(
-        self, settings: SidecarSettings, clock: Clock | None = None, path: Path | None = None
+        self,
+        settings: SidecarSettings,
+        clock: Clock | None = None,
+        on_python_end: Callable[[int], None] | None = None,
+        path: Path | None = None,
     ) -> None:
         """`path`: the sidecar.yaml that a reload reads anew."""
         self._settings = settings
@@ -71,7 +76,7 @@ class Runner:
         )
         self._loop: asyncio.AbstractEventLoop
         self._peers: Peers
-        self._handlers = Handlers(settings, self._agent, self._clock, self._wake, self._until)
+        self._handlers = Handlers(settings, self._agent, self._clock, self._wake, self._until, on_python_end)
         self._path = path
         self._reloading: asyncio.Task[None] | None = None
         self._wanted = False  # another reload

@@ -137,7 +137,9 @@ MESSAGES: Final[dict[str, AnyMessage]] = {
 OPENING: Final = entries.Opening(1_700_000_000_000, INCARNATION, 3, 1, 1, "0.1.0", "node-a")
 POLICY: Final = Policy(
     {
-        7: KindPolicy(7, "user-create", ("users", "search"), "http", 500, 1, 200, 2_000, 3, 4, 5, 6, 7, 8),
+        7: KindPolicy(
+            7, "user-create", ("users", "search"), "http", 500, 1, 200, 2_000, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13
+        ),
         8: KindPolicy(8, "mail", ()),
     },
     lease_ms=9_000,

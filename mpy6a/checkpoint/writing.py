@@ -11,7 +11,7 @@ from mpy6a.entries import encode_policy
 from mpy6a.limits import FINISHED_TRACE_MS, OUTCOME_KEPT_MS
 from mpy6a.liveset import SHARD_BITS, LiveSet
 from mpy6a.session import PARKED, STORED, Session
-from mpy6a.state import LEVEL, State
+from mpy6a.state import PLAIN_LEVEL, State
 from mpy6a.version import __version__
 
 
@@ -102,7 +102,7 @@ class CheckpointWriter:
                 term=state.term,
                 log_ms=state.log_ms,
                 wall_ms=wall_ms,
-                level=LEVEL,
+                level=PLAIN_LEVEL,
                 clock_accepted_ms=state.clock_accepted_ms,
                 terms=file.count("terms"),
                 pauses=file.count("pauses"),

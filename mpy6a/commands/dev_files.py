@@ -28,7 +28,7 @@ from mpy6a.config import (
     load_routes,
     load_sidecar,
 )
-from mpy6a.config.values import NAME_ALLOWED
+from mpy6a.config.values import NAME_ALLOWED, rate_text
 from mpy6a.errors import CannotStart, ConfigError
 from mpy6a.limits import IPC_PATH_BYTES_MAX, NAME_BYTES_MAX
 from mpy6a.policy import KindPolicy
@@ -189,7 +189,9 @@ def _repeat_lines(policy: KindPolicy) -> list[str]:
     backoff = (policy.backoff_base_ms, policy.backoff_cap_ms)
     if backoff != (default["backoff_base_ms"], default["backoff_cap_ms"]):
         lines.append(f"backoff: {_duration(backoff[0])}..{_duration(backoff[1])}")
-    for key in ("concurrency", "barren_limit", "charge_limit"):
+    if policy.rate:
+        lines += [f"rate: {rate_text(policy.rate, policy.rate_ms)}", f"burst: {policy.burst}"]
+    for key in ("concurrency", "barren_limit", "charge_limit", "concurrency_total", "breaker"):
         if getattr(policy, key) != default[key]:
             lines.append(f"{key}: {getattr(policy, key)}")
     return lines
@@ -200,8 +202,8 @@ def _duration(ms: int) -> str:
 
 
 def _text(value: str) -> str:
-    """A text of YAML: JSON's escapes are among YAML's."""
-    return json.dumps(value, ensure_ascii=False)
+    """A text of YAML: JSON's escapes are among YAML's. No variable is meant by what has been read."""
+    return json.dumps(value.replace("${", "$${"), ensure_ascii=False)
 
 
 def pipe_yaml(pipe_port: int, push_port: int) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -13,7 +14,12 @@ from mpy6a.exits import EXIT_USAGE
 from mpy6a.resources import config as config_file
 from mpy6a.version import __version__
 
+if TYPE_CHECKING:
+    from mpy6a.config.checking import FileType
+
 INIT_FILES = ("pipe.yaml", "routes.yaml", "sidecar.yaml", "handlers.py")
+SCHEMAS = Path(".mpy6a")  # where the first line of init's files has an editor look
+FILE_TYPES: Final[tuple[FileType, ...]] = ("pipe", "routes", "sidecar")
 
 
 @click.command()
@@ -27,6 +33,7 @@ def init(directory: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         for name in INIT_FILES:
             (directory / name).write_bytes(config_file(f"init/{name}").read_bytes())
+        _write_schemas(directory / SCHEMAS, FILE_TYPES)
     except OSError as problem:
         raise CannotStart(f"{directory}: {problem.strerror}; choose a directory you may write to") from None
     click.echo(f"wrote {', '.join(INIT_FILES)} to {directory}")
@@ -49,7 +56,49 @@ class _Config(click.Group):
 
 @click.group(cls=_Config)
 def config() -> None:
-    """Check config files, and say what they would change."""
+    """Check config files, say what they would change, and have an editor check them."""
+
+
+@config.command()
+@click.argument("file", required=False, type=click.Choice(FILE_TYPES))
+@click.option(
+    "--write",
+    "directory",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="Write FILE.schema.json into DIR, of all three files if none is named.",
+)
+def schema(file: FileType | None, directory: Path | None) -> None:
+    """Print the JSON Schema of pipe.yaml, routes.yaml or sidecar.yaml, for an editor.
+
+    An editor that speaks with yaml-language-server takes it from the first line of the file:
+    # yaml-language-server: $schema=pipe.schema.json
+    """
+    if directory is not None:
+        try:
+            written = _write_schemas(directory, FILE_TYPES if file is None else (file,))
+        except OSError as problem:
+            raise CannotStart(f"{directory}: {problem.strerror}; name a directory you may write to") from None
+        click.echo(f"wrote {', '.join(map(str, written))}")
+    elif file is None:
+        raise click.UsageError(f"name one of {', '.join(FILE_TYPES)}, or a directory with --write")
+    else:
+        click.echo(_schema_text(file), nl=False)
+
+
+def _write_schemas(directory: Path, files: tuple[FileType, ...]) -> list[Path]:
+    """Raises OSError."""
+    directory.mkdir(parents=True, exist_ok=True)
+    paths = [directory / f"{file}.schema.json" for file in files]
+    for file, path in zip(files, paths, strict=True):
+        path.write_text(_schema_text(file), encoding="utf-8")
+    return paths
+
+
+def _schema_text(file: FileType) -> str:
+    from mpy6a.config.jsonschema import schema_of
+
+    return json.dumps(schema_of(file), ensure_ascii=False, indent=2) + "\n"
 
 
 @config.command()

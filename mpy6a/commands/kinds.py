@@ -3,35 +3,14 @@
 from __future__ import annotations
 
 import getpass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import click
 
-from mpy6a import limits
+from mpy6a.commands.completion import kinds_of
 from mpy6a.commands.operators import ask, kinds_table, show_facts, with_door
-from mpy6a.config.values import parse_duration
-
-
-class _Until(click.ParamType):  # type: ignore[type-arg]  # subscripting it fails before click 8.4
-    """A duration from now or a time, as ms from now."""
-
-    name = "time"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        for_ms = parse_duration(value)
-        if for_ms is None:
-            try:
-                at = datetime.fromisoformat(value)
-            except ValueError:
-                self.fail(f"{value!r}: allowed is a duration such as 90s or 2h30m, or a time such as 2026-12-01T06:00Z")
-            if at.tzinfo is None:
-                self.fail(f"{value!r}: say its zone too, as in {value}Z")
-            for_ms = int((at - datetime.now(UTC)).total_seconds() * 1000)
-        if not 0 < for_ms <= limits.DURATION_MS_MAX:
-            self.fail(f"{value!r}: it has to lie ahead, by {limits.DURATION_MS_MAX // 86_400_000} days at most")
-        return for_ms
+from mpy6a.commands.until import ENDS, Until
 
 
 @click.group()
@@ -54,7 +33,7 @@ def list_(config: Path | None, admin: str | None, as_json: bool) -> None:
 
 def _word(name: str, sentence: str, all_: str) -> click.Command:
     @with_door
-    @click.argument("kind", nargs=-1)
+    @click.argument("kind", nargs=-1, shell_complete=kinds_of)
     @click.option("--all", "everything", is_flag=True, help=all_)
     @click.option("--reason", default="", help="why; logged with your name")
     def word(
@@ -83,8 +62,7 @@ def _word(name: str, sentence: str, all_: str) -> click.Command:
         show_facts(as_json, {"kinds": done}, text)
 
     if name == "pause":
-        ends = "when it ends by itself: from now (90s, 2h30m), or a time with its zone (2026-12-01T06:00+01:00)"
-        word = click.option("--until", type=_Until(), help=ends)(word)
+        word = click.option("--until", type=Until(), help=ENDS)(word)
     return click.command(name, help=sentence)(word)
 
 

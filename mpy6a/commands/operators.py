@@ -14,6 +14,8 @@ from typing import Any, TypeVar
 import click
 
 from mpy6a.client.operator import TIMEOUT_S, Operator
+from mpy6a.commands.completion import kinds_of
+from mpy6a.commands.until import ENDS, Until
 from mpy6a.config import find_pipe_config, load_pipe
 from mpy6a.errors import NoSuchSession, Refused
 from mpy6a.model import SessionId
@@ -116,7 +118,7 @@ def kinds_table(kinds: list[dict[str, Any]]) -> Any:
     from rich.text import Text
 
     names = ("kind", "name", "open", "stored", "repeating", "parked", "ready")
-    table = Table(*names, "oldest due", "waits for", "paused")
+    table = Table(*names, "breaker", "oldest due", "waits for", "paused")
     for kind in kinds:
         paused, waited_ms = kind["paused"], kind["oldest_due_ms"]
         by = f"by {paused['who']}: {paused['reason']}" if paused else ""
@@ -125,7 +127,8 @@ def kinds_table(kinds: list[dict[str, Any]]) -> Any:
         waited = "" if waited_ms is None else f"{waited_ms / 1000:.1f} s"
         waits = f"{kind['why']} {kind['detail']}".strip()
         columns = (str(kind[name]) for name in names)
-        table.add_row(*columns, waited, Text(waits), Text(by))  # what somebody typed is no markup
+        # What somebody typed is no markup.
+        table.add_row(*columns, kind.get("breaker", ""), waited, Text(waits), Text(by))
     return table
 
 
@@ -159,13 +162,13 @@ def accept(config: Path | None, admin: str | None, as_json: bool) -> None:
 
 @click.group()
 def sessions() -> None:
-    """Live sessions: list, show, why, export, kick, park, cancel, delete."""
+    """Live sessions: list, show, why, export, kick, park, cancel, pause, resume, delete."""
 
 
 @sessions.command("list")
 @with_door
 @click.option("--state", type=click.Choice(["open", "stored", "repeating", "parked"]))
-@click.option("--kind", help="name or number")
+@click.option("--kind", help="name or number", shell_complete=kinds_of)
 @click.option("--why", type=click.Choice(list(REASONS), case_sensitive=False), help="only what waits for this reason")
 @click.option("--group-by", type=click.Choice(["error"]), help="count those whose last run failed, by kind and error")
 @click.option("--limit", type=click.IntRange(1), default=100, show_default=True, help="without --group-by")
@@ -342,14 +345,22 @@ def _word(name: str, sentence: str) -> click.Command:
     @with_door
     @click.argument("session", type=_Id())
     @click.option("--reason", default="", help="why; logged with your name")
-    def word(config: Path | None, admin: str | None, as_json: bool, session: str, reason: str) -> None:
-        arguments = {"id": session, "who": getpass.getuser(), "reason": reason}
+    def word(
+        config: Path | None, admin: str | None, as_json: bool, session: str, reason: str, until: int = 0
+    ) -> None:
+        arguments: dict[str, Any] = {"id": session, "who": getpass.getuser(), "reason": reason}
+        if until:
+            arguments["for_ms"] = until
         facts = ask(config, admin, f"sessions.{name}", arguments)
         show_facts(as_json, facts, lambda facts: click.echo(f"{facts['id']}: {name} is logged"))
 
+    if name == "pause":
+        word = click.option("--until", type=Until(), help=f"of one that is stored: {ENDS}")(word)
     return click.command(name, help=sentence)(word)
 
 
+sessions.add_command(_word("pause", "Do not repeat a session until it is resumed; what runs goes on."))
+sessions.add_command(_word("resume", "Repeat a paused session again when it is due."))
 sessions.add_command(_word("kick", "Have a stored or parked session repeated now; its charges are forgotten."))
 sessions.add_command(_word("delete", "Delete a session for good; whoever writes it is fenced."))
 sessions.add_command(_word("park", "Park a session until it is kicked; whoever writes it is fenced."))

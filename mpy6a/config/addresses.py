@@ -23,10 +23,11 @@ from mpy6a.config.schema import PlainValidator
 from mpy6a.config.values import refuse
 
 PATH_BYTES_MAX: Final = 4_096  # PATH_MAX of Linux
+URL_MAX: Final = 2_048  # characters; many servers take no longer one
 
 _HOST_NAME: Final = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9_]([A-Za-z0-9_-]{0,62})(\.[A-Za-z0-9_][A-Za-z0-9_-]{0,62})*")
 _TCP: Final = re.compile(r"tcp://(?P<host>\*|\[[0-9A-Fa-f:.%a-z]{2,64}\]|[A-Za-z0-9_.-]{1,253}):(?P<port>[0-9]{1,5})")
-_URL: Final = re.compile(r"[!-~]{1,2048}")
+_URL: Final = re.compile(rf"[!-~]{{1,{URL_MAX}}}")
 _EXAMPLES: Final = {"tcp": "tcp://HOST:PORT (tcp://127.0.0.1:7400)", "ipc": "ipc://PATH (ipc://./users.sock)"}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Final, Literal
 
@@ -14,6 +15,7 @@ from mpy6a.config.yamlfile import Document, read
 
 FileType = Literal["routes", "pipe", "sidecar"]
 
+_COMPARED_MAX: Final = 16  # keys of a file that is none of the three
 _KEYS: Final[Mapping[FileType, frozenset[str]]] = {
     "routes": frozenset(RoutesSection.model_fields),
     "pipe": frozenset(PipeSection.model_fields),
@@ -43,6 +45,9 @@ def _check(document: Document, findings: Findings) -> None:
             read_sidecar(document, findings)
         case None:
             allowed = "the keys of a routes.yaml (kinds), a pipe.yaml (pipe, data) or a sidecar.yaml (name, pipes)"
+            known = sorted({key for keys in _KEYS.values() for key in keys})
+            meant = (findings.did_you_mean(key, known) for key in islice(document.values, _COMPARED_MAX))
+            allowed += next(filter(None, meant), "")
             findings.add(document.file, 0, (), "keys that do not tell which file this is", allowed)
 
 

@@ -30,6 +30,7 @@ from mpy6a.config.values import (
     PositiveMs,
     PythonTarget,
     RangeMs,
+    RateOf,
     SidecarNames,
     Whole,
     refuse,
@@ -105,6 +106,14 @@ class RepeatSection(Section):
     concurrency: Annotated[int, PlainValidator(Whole(1, limits.CONCURRENCY_MAX))] = policy.CONCURRENCY
     barren_limit: U32 = policy.BARREN_LIMIT
     charge_limit: U32 = policy.CHARGE_LIMIT
+    rate: RateOf | None = None
+    burst: Annotated[int | None, PlainValidator(Whole(1, limits.RATE_MAX))] = None
+    concurrency_total: Annotated[int | None, PlainValidator(Whole(1, limits.CONCURRENCY_MAX))] = None
+    breaker: Annotated[int, PlainValidator(Whole(0, limits.BREAKER_MAX))] = policy.BREAKER
+
+    def model_check(self) -> None:
+        if self.burst is not None and self.rate is None:
+            refuse("`burst` only beside a `rate`, such as rate: 100/s", "a burst and no rate")
 
 
 class HandlerSection(Section):
@@ -248,6 +257,7 @@ def _check_keys(document: Document, where: Where, findings: Findings) -> None:
 
 def _policy(name: str, kind: KindSection) -> KindPolicy:
     repeat = kind.repeat
+    rate, rate_ms = repeat.rate or (0, policy.RATE_MS)
     return KindPolicy(
         id=kind.id,
         name=name,
@@ -263,6 +273,11 @@ def _policy(name: str, kind: KindSection) -> KindPolicy:
         concurrency=repeat.concurrency,
         barren_limit=repeat.barren_limit,
         charge_limit=repeat.charge_limit,
+        rate=rate,
+        rate_ms=rate_ms,
+        burst=repeat.burst or max(1, rate * 1_000 // rate_ms) if rate else 0,
+        concurrency_total=repeat.concurrency_total or 0,
+        breaker=repeat.breaker,
     )
 
 

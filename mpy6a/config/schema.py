@@ -47,6 +47,16 @@ class FieldInfo:
     default_factory: Callable[[], object] | None = None
     annotation: Any = None
 
+    @property
+    def is_required(self) -> bool:
+        return self.default is _NOTHING and self.default_factory is None
+
+    def made_default(self) -> object:
+        """What the key has when it is left out; None for a required one."""
+        if self.default_factory is not None:
+            return self.default_factory()
+        return None if self.default is _NOTHING else self.default
+
 
 def Field(*, description: str | None = None, default_factory: Callable[[], object] | None = None) -> Any:
     """What a key's annotation does not say, in the place of its default."""

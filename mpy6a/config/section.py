@@ -48,6 +48,8 @@ def _tell(detail: ErrorDetails, section: type[Section], document: Document, wher
         case "refused":
             context = detail.get("ctx", {})
             found, allowed = context["found"] or shown(value), str(context["allowed"])
+            if isinstance(value, str):
+                allowed += findings.did_you_mean(value, context["known"])
         case "missing":
             found, allowed = "nothing", _description(holder, inner)
         case "extra_forbidden":

@@ -19,11 +19,16 @@ from mpy6a.config.schema import AfterValidator, PlainValidator
 from mpy6a.disk import Amount
 from mpy6a.units import UNITS_BYTES, UNITS_MS, duration_text, size_text
 
+_RATE_UNITS_MS: Final = {"s": 1_000, "m": 60_000, "h": 3_600_000}
 _DURATION: Final = re.compile("".join(f"(?:([0-9]{{1,12}}){unit})?" for unit in UNITS_MS))
 _SIZE: Final = re.compile(f"([0-9]{{1,12}})({'|'.join(UNITS_BYTES)})")
 _PERCENT: Final = re.compile(r"([0-9]{1,3})(?:\.([0-9]))?%")
 _BARE: Final = re.compile(r"[0-9]{1,20}")
-_NAME: Final = re.compile(rf"[a-z0-9][a-z0-9._-]{{0,{limits.NAME_BYTES_MAX - 1}}}")
+NAME_PATTERN: Final = rf"[a-z0-9][a-z0-9._-]{{0,{limits.NAME_BYTES_MAX - 1}}}"
+GROUP_PATTERN: Final = r"[A-Za-z_][A-Za-z0-9_.-]{0,31}\$?"
+ARGV_MAX: Final = 64  # words of a program's call
+WORD_MAX: Final = 4_096  # characters of one
+_NAME: Final = re.compile(NAME_PATTERN)
 
 NAME_ALLOWED: Final = (
     "a name of a-z, 0-9, '.', '_' and '-' that begins with a letter or digit, "
@@ -33,9 +38,10 @@ NAME_ALLOWED: Final = (
 T = TypeVar("T")
 
 
-def refuse(allowed: str, found: str | None = None) -> NoReturn:
-    """Refuses a value inside a validator: `allowed` and, where the value alone does not say it, `found`."""
-    raise PydanticCustomError("refused", "{allowed}", {"allowed": allowed, "found": found})
+def refuse(allowed: str, found: str | None = None, known: tuple[str, ...] = ()) -> NoReturn:
+    """Refuses a value inside a validator: `allowed` and, where the value alone does not say it, `found`. `known` are
+    words of which one may have been meant."""
+    raise PydanticCustomError("refused", "{allowed}", {"allowed": allowed, "found": found, "known": known})
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +66,7 @@ class Choice:
     def __call__(self, value: object) -> str:
         if isinstance(value, str) and value in self.words:
             return value
-        refuse(one_of(self.words))
+        refuse(one_of(self.words), known=self.words)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +84,21 @@ class Duration:
         if (number := _bare(value)) is not None:
             refuse(f"a duration with its unit, such as {number}ms, {number}s or {number}m (ms, s, m, h, d)")
         refuse("a duration such as 500ms, 30s or 1m30s (whole numbers with d, h, m, s, ms, in this order)")
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """`100/s`, `30/m`, `500/h`: so many in a unit of time. The number, and the unit in ms."""
+
+    high: int
+
+    def __call__(self, value: object) -> tuple[int, int]:
+        number, slash, unit = value.partition("/") if isinstance(value, str) else ("", "", "")
+        if slash and unit in _RATE_UNITS_MS and _BARE.fullmatch(number):
+            if 1 <= int(number) <= self.high:
+                return int(number), _RATE_UNITS_MS[unit]
+            refuse(f"1 to {self.high} in a unit of time, such as 100/s")
+        refuse("a number in a unit of time, such as 100/s, 30/m or 500/h (s, m, h)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +188,12 @@ def part_text(amount: Amount) -> str:
     return " max ".join(text for text in (share, "" if amount.most is None else size_text(amount.most)) if text)
 
 
+def rate_text(number: int, unit_ms: int) -> str:
+    """As it is written: (100, 1_000) is `100/s`."""
+    unit = next(unit for unit, length in _RATE_UNITS_MS.items() if length == unit_ms)
+    return f"{number}/{unit}"
+
+
 def _bare(value: object) -> str | None:
     """The digits of a number that lacks its unit."""
     text = str(value) if type(value) is int else value
@@ -189,10 +216,10 @@ def _python_target(value: object) -> str:
 
 
 def _argv(value: object) -> tuple[str, ...]:
-    words = value if isinstance(value, list) and 1 <= len(value) <= 64 else [None]
-    if all(isinstance(word, str) and len(word) <= 4096 for word in words) and words[0]:
+    words = value if isinstance(value, list) and 1 <= len(value) <= ARGV_MAX else [None]
+    if all(isinstance(word, str) and len(word) <= WORD_MAX for word in words) and words[0]:
         return tuple(words)
-    refuse("a list of 1 to 64 texts, the program and its arguments (no shell; put numbers in quotes)")
+    refuse(f"a list of 1 to {ARGV_MAX} texts, the program and its arguments (no shell; put numbers in quotes)")
 
 
 def _true(value: object) -> bool:
@@ -202,7 +229,7 @@ def _true(value: object) -> bool:
 
 
 def _group(value: object) -> str:
-    if isinstance(value, str) and re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}\$?", value):
+    if isinstance(value, str) and re.fullmatch(GROUP_PATTERN, value):
         return value
     refuse("the name of a group of this machine, such as www-data")
 
@@ -227,6 +254,7 @@ DurationMs = Annotated[int, PlainValidator(Duration())]
 PositiveMs = Annotated[int, PlainValidator(Duration(1))]
 RangeMs = Annotated[tuple[int, int], PlainValidator(DurationRange())]
 U32 = Annotated[int, PlainValidator(Whole(1, 0xFFFF_FFFF))]
+RateOf = Annotated[tuple[int, int], PlainValidator(Rate(limits.RATE_MAX))]  # number, unit in ms
 Name = Annotated[str, PlainValidator(_name)]
 PythonTarget = Annotated[str, PlainValidator(_python_target)]
 Argv = Annotated[tuple[str, ...], PlainValidator(_argv)]

@@ -3,9 +3,10 @@
 Refused, each with its line: duplicate keys, keys without a value, tags, anchors and aliases, several
 documents, a top level that is no mapping, and what one reader of YAML takes for another value than the next
 (`1:30`, `010`, `0x1F`, `1_000`). Scalars follow the core schema of YAML 1.2: `yes`, `no`, `on`, `off` are
-text. Keys are always text. The file is bounded in bytes, depth and nodes (limits.CONFIG_*), so any file is
-read or refused in bounded time. PyYAML's events are composed here because its own loader takes every one of
-these without a word.
+text. Keys are always text. Variables of the environment (mpy6a.config.environment) are written out in values; what a
+plain one then says is taken as if it stood there (`pipe: ${PIPE}` is a number), a quoted one is text. The file is
+bounded in bytes, depth and nodes (limits.CONFIG_*), so any file is read or refused in bounded time. PyYAML's events
+are composed here because its own loader takes every one of these without a word.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import Any, Final
 import yaml
 
 from mpy6a import limits
+from mpy6a.config.environment import NotSubstituted, substitute
 from mpy6a.config.problems import Findings, Where, shown, unquoted
 
 _LOADER: Final = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml where the wheel has it: 20 times faster
@@ -30,6 +32,7 @@ _NOT_TEXT = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ud800-\udf
 _NULL = frozenset(["", "~", "null", "Null", "NULL"])
 _WHOLE = re.compile(r"[-+]?(0|[1-9][0-9]{0,18})")
 _FLOAT = re.compile(r"[-+]?[0-9]{1,18}\.[0-9]{0,18}")
+_QUOTED: Final = "between [ ] or { } a text with ${ is put in quotes"
 _DECIMAL: Final = "a decimal number, or quotes around a text"
 _SURPRISES: Final = (
     (
@@ -137,6 +140,7 @@ class _Composer:
         self._findings = findings
         self._nodes = 0
         self._events: Iterator[Any] = iter(())
+        self._room = limits.CONFIG_BYTES_MAX  # characters that variables may still add
 
     def document(self, text: str) -> dict[str, Any]:
         try:
@@ -145,12 +149,11 @@ class _Composer:
         except yaml.YAMLError as error:
             mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
             said = getattr(error, "problem", None) or getattr(error, "context", None) or "it cannot be parsed"
-            self._add(
-                mark.line + 1 if mark is not None else 0,
-                (),
-                f"no valid YAML ({unquoted(said)})",
-                "valid YAML; look at the indentation, quotes and brackets here and in the line above",
-            )
+            line = mark.line + 1 if mark is not None else 0
+            allowed = "valid YAML; look at the indentation, quotes and brackets here and in the line above"
+            if line and any("${" in near for near in text.splitlines()[max(0, line - 2) : line]):
+                allowed += f"; {_QUOTED}"
+            self._add(line, (), f"no valid YAML ({unquoted(said)})", allowed)
         except (ValueError, OverflowError) as error:
             # PyYAML's own scanner, used where libyaml is missing: an escape beyond Unicode
             self._add(0, (), f"no valid YAML ({unquoted(str(error))})", "valid YAML")
@@ -224,17 +227,30 @@ class _Composer:
         self._refuse_marks(event, (*where, key))
         if not key or key != event.value:
             self._add(_start(event), (*where, key), "a key that is empty or not printable", "text as a key")
+        elif key.endswith("$"):  # what YAML makes of [tcp://${HOST}:1]
+            self._add(_start(event), (*where, key), "${ where YAML takes { for a mapping", f"text as a key; {_QUOTED}")
         return key
 
     def _scalar(self, event: Any, where: Where) -> str | int | float | bool | None:
-        text = str(event.value)
+        written = str(event.value)
+        try:
+            text = substitute(written, os.environ, len(written) + self._room)
+        except NotSubstituted as problem:
+            self._add(_start(event), where, problem.found, problem.allowed)
+            return None
+        self._room -= max(0, len(text) - len(written))
+        if text != written and _NOT_TEXT.search(text):
+            found = f"{unquoted(_NOT_TEXT.sub('?', written))}, with control characters in a variable"  # not its value
+            self._add(_start(event), where, found, "text without control characters")
+            return None
         if not event.implicit[0]:  # quoted or a block of text
             if _NOT_TEXT.search(text):
                 self._add(_start(event), where, shown(_NOT_TEXT.sub("?", text)), "text without control characters")
             return text
         if text in _NULL:
             if where:
-                self._add(_start(event), where, "nothing", "a value; without one leave the key out")
+                found = "nothing" if text == written else f"{unquoted(written)}, which is {text or 'empty'}"
+                self._add(_start(event), where, found, "a value; without one leave the key out")
             return None
         if text in ("true", "false"):
             return text == "true"

@@ -119,12 +119,17 @@ def test_version_tells_releases_formats_and_protocol(tmp_path: Path) -> None:
 
 
 def test_init_writes_files_that_are_fine_and_overwrites_nothing(tmp_path: Path) -> None:
-    """Three commented files and a handler; `config check` takes them; a second init refuses and names them."""
+    """Three commented files, a handler, and what an editor checks them with; a second init refuses and names them."""
     made = mpy6a("init", "there", at=tmp_path)
     assert made.code == 0, made.err
     there = tmp_path / "there"
     names = {"pipe.yaml", "routes.yaml", "sidecar.yaml", "handlers.py"}
-    assert {path.name for path in there.iterdir()} == names
+    assert {path.name for path in there.iterdir()} == names | {".mpy6a"}
+    for file in ("pipe", "routes", "sidecar"):
+        first = (there / f"{file}.yaml").read_text().splitlines()[0]
+        said, _, schema = first.partition("=")
+        assert said == "# yaml-language-server: $schema"
+        assert json.loads((there / schema).read_text())["title"] == f"mpy6a: {file}.yaml"
     checked = mpy6a("config", "check", "pipe.yaml", "routes.yaml", "sidecar.yaml", at=there)
     assert (checked.code, "fine" in checked.out) == (0, True), checked.err
     (there / "handlers.py").write_text("mine")

@@ -70,15 +70,18 @@ def cells() -> Iterator[str]:
     for state in _LIVE:
         for word in ("PARK", "DELETE", "PAUSE", "RESUME"):
             yield f"{state} said {word} OK"
+        if state != "STORED":
+            yield f"{state} said PAUSE BAD_REQUEST"
         yield f"{state} said KICK {'OK' if state in ('STORED', 'PARKED') else 'BAD_REQUEST'}"
         yield f"{state} said CANCEL {'BAD_REQUEST' if state == 'PARKED' else 'OK'}"
     for word in ("KICK", "CANCEL", "PARK", "DELETE", "PAUSE", "RESUME"):
         yield f"NONE said {word} NO_SUCH_SESSION"
     for reason in (
         "PARKED", "OPEN_BY", "REPEATING_AT", "ORPHAN_KIND", "SESSION_PAUSED", "KIND_PAUSED", "CLOCK", "TIMER", "DISK",
-        "NO_SIDECAR", "NO_CREDIT",
+        "NO_SIDECAR", "NO_CREDIT", "BREAKER_OPEN", "LIMIT",
     ):  # fmt: skip
         yield f"WHY {reason}"
+    yield from ("BREAKER opened", "BREAKER closed", "BREAKER failure charged", "BREAKER failure not charged")
 
 
 # Branches of recovery, and what the network and the disk did to bring them about.
@@ -86,7 +89,8 @@ BRANCHES: Final = (
     "open: torn tail cut", "open: tail written again", "open: several segments", "open: marked", "open: disk failed",
     "open: power cut", "open: clock held",
     "pipe: died between log and answers", "pipe: ended by its disk", "pipe: lost its power in a write",
-    "pipe: clock accepted", "pipe: reloaded", "pipe: pushed again", "pipe: stop", "pipe: a sidecar that was not dialed",
+    "pipe: clock accepted", "operator: paused until", "pipe: reloaded", "pipe: pushed again", "pipe: stop",
+    "pipe: a sidecar that was not dialed",
     "pipe: stopped in order", "log: mark", "LOG replayed not answered", "LOG lost not promised",
     "flip: refused by DamagedAt", "flip: last group cut",
     "sidecar: started again", "sidecar: left drained", "sidecar: left in a hurry", "sidecar: push undelivered",

@@ -388,7 +388,12 @@ class PipeProcess(Process):
     def say(self, verb: AdminVerb, chance: Random, sessions: Iterable[tuple[int, int]] = (), kind: int = 0) -> None:
         """An operator's word; its answer is held against the oracle's."""
         keys = tuple(SessionKey(*key) for key in sessions)
-        word = Admin(verb, "operator", f"{verb.name.lower()} {chance.randrange(100)}", keys, kind)
+        number = chance.randrange(100)
+        until_ms = 0
+        if verb is AdminVerb.PAUSE and keys and number % 3 == 0:
+            until_ms = self.pipe.log_ms(self.clock()) + 50 * number
+            self.world.note("operator", "paused until")
+        word = Admin(verb, "operator", f"{verb.name.lower()} {number}", keys, kind, until_ms)
         oracle = self.world.oracle
 
         def done(applied: Applied) -> None:

@@ -36,7 +36,8 @@ def policy_seen(policy: Policy) -> PolicySeen:
     kinds = {
         number: KindSeen(
             kind.sidecars, kind.delay_ms, kind.jitter_ms, kind.backoff_base_ms, kind.backoff_cap_ms, kind.idle_ms,
-            kind.silence_ms, kind.barren_limit, kind.charge_limit,
+            kind.silence_ms, kind.barren_limit, kind.charge_limit, kind.rate, kind.rate_ms, kind.burst,
+            kind.concurrency_total, kind.breaker,
         )
         for number, kind in policy.kinds.items()
     }

@@ -351,11 +351,12 @@ def policy_for(
         KindPolicy(
             1, "one", ("alpha",), delay_ms=chance.choice((0, 300, 1_500)), jitter_ms=chance.choice((0, 200)),
             backoff_base_ms=100, backoff_cap_ms=2_000, idle_ms=chance.choice((12_000, 25_000)), silence_ms=9_000,
-            timeout_ms=5_000,
+            timeout_ms=5_000, breaker=chance.choice((0, 4, 10)), concurrency_total=chance.choice((0, 0, 5)),
         ),
         KindPolicy(
             2, "two", ("alpha", "beta"), delay_ms=200, backoff_base_ms=chance.choice((50, 800)), backoff_cap_ms=3_000,
-            idle_ms=20_000, silence_ms=chance.choice((4_000, 9_000)), timeout_ms=5_000,
+            idle_ms=20_000, silence_ms=chance.choice((4_000, 9_000)), timeout_ms=5_000, breaker=3,
+            rate=chance.choice((0, 0, 40)), burst=20,
         ),
         KindPolicy(
             3, "three", ("beta",), handler="http", delay_ms=100, jitter_ms=50, backoff_base_ms=100,
@@ -364,6 +365,7 @@ def policy_for(
         KindPolicy(
             4, "four", ("alpha",), delay_ms=50, backoff_base_ms=20, backoff_cap_ms=500, idle_ms=9_000,
             silence_ms=3_000, timeout_ms=5_000, barren_limit=chance.choice((2, 5)), charge_limit=chance.choice((3, 9)),
+            breaker=chance.choice((0, 2)),
         ),
     ]  # fmt: skip
     left = set(without)

@@ -71,7 +71,8 @@ def test_status_is_the_pipe_at_a_glance() -> None:
     assert status["kinds"] == [
         {
             "kind": 1, "name": "user-create", "open": 1, "stored": 0, "repeating": 1, "parked": 0, "ready": 0,
-            "oldest_due_ms": None, "why": "", "detail": "", "paused": None,
+            "oldest_due_ms": None, "why": "", "detail": "", "paused": None, "breaker": "closed", "at_a_time": None,
+            "rate": None,
         }
     ]  # fmt: skip
     [sidecar] = status["sidecars"]

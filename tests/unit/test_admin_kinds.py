@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import click
 import pytest
 
-from mpy6a.commands.kinds import _Until
+from mpy6a.commands.until import Until
 from mpy6a.errors import Code
 from mpy6a.messages import Push
 from mpy6a.model import Op, SessionId, Verb
@@ -121,12 +121,12 @@ def test_an_end_that_is_none_is_refused(for_ms: object) -> None:
 
 @pytest.mark.parametrize(("text", "for_ms"), [("90s", 90_000), ("2h30m", 9_000_000)])
 def test_until_is_a_duration(text: str, for_ms: int) -> None:
-    assert _Until().convert(text, None, None) == for_ms
+    assert Until().convert(text, None, None) == for_ms
 
 
 def test_until_is_a_time_with_its_zone() -> None:
     at = datetime.now(UTC) + timedelta(hours=1)
-    assert 3_590_000 < _Until().convert(at.isoformat(), None, None) <= 3_600_000
+    assert 3_590_000 < Until().convert(at.isoformat(), None, None) <= 3_600_000
     for wrong in ("soon", "0", "2020-01-01T00:00Z", at.replace(tzinfo=None).isoformat(), "900d"):
         with pytest.raises(click.BadParameter):
-            _Until().convert(wrong, None, None)
+            Until().convert(wrong, None, None)

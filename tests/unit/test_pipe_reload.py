@@ -9,11 +9,14 @@ import pytest
 from mpy6a import limits
 from mpy6a.entries import Admin, SessionKey, encode_policy
 from mpy6a.errors import Code
+from mpy6a.framing import FrameType
 from mpy6a.messages import Ack, Goodbye, Hello, Push, Stop
 from mpy6a.model import AdminVerb, Op, SessionId, SessionState, Verb
 from mpy6a.orphans import Orphans
+from mpy6a.pipe import Pipe
 from mpy6a.policy import KindPolicy, Policy, policy_of
 from mpy6a.policy import Orphans as Choice
+from mpy6a.state import State
 from mpy6a.why import why
 from tests.fakes.core import KIND, World
 from tests.unit.test_due_filed import Filed
@@ -143,6 +146,21 @@ def test_orphans_in_the_checkpoints_file_are_parked_in_slices() -> None:
         assert (orphans.deadline(world.now_ms) or 0) <= world.now_ms or not sessions.filed.count
     assert most == limits.ORPHANS_FILED
     assert sessions.counts[1 << 3 | SessionState.PARKED] == count
+
+
+def test_nothing_is_parked_before_the_opening_is_committed() -> None:
+    """A start with the kind back in the routes: what the last term's policy said no longer counts."""
+    world = World(policy=policy_of([KIND, OTHER]))
+    stored(world)
+    reload(world, without(OTHER, orphans="park"))
+    world.work()
+    state = State(1)
+    for frame in world.log.restarted().replay():
+        state.apply(frame)
+    pipe = Pipe(state, b"Q" * 16)
+    pipe.open(policy_of([KIND, OTHER]), 5_000, world.log_ms)
+    Orphans(pipe).turn(5_000)
+    assert [frame.type for frame in pipe.group()] == [FrameType.OPENING, FrameType.POLICY]
 
 
 def test_a_full_disk_and_a_checkpoint_that_is_behind_stop_parking() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from mpy6a import limits
@@ -45,9 +47,9 @@ def say(world: World, verb: AdminVerb, id: SessionId) -> Applied:
     return done[0]
 
 
-def repeating(kind: KindPolicy = KIND) -> tuple[World, SessionId]:
+def repeating(kind: KindPolicy = KIND, record_bytes_max: int = limits.RECORD_BYTES_MAX) -> tuple[World, SessionId]:
     """A session of A that was stored and pushed to sidecar S in epoch 2; S takes no more."""
-    world = World(policy=policy_of([kind]))
+    world = World(policy=replace(policy_of([kind]), record_bytes_max=record_bytes_max))
     world.sidecar(S, sessions=1)
     id = world.new(A, b"first")
     world.batch(A, [op(Verb.STORE, id, 1)])
@@ -274,6 +276,14 @@ def test_too_large_leaves_the_session_and_delete_and_store_still_fit() -> None:
     assert (live(world, id).size, len(live(world, id).records)) == (8, 3)
     assert codes(world.batch(A, [op(Verb.REPLACE, id, 5, record=b"0123456789")])) == {}
     assert codes(world.batch(A, [op(Verb.STORE, id, 6)])) == {}
+
+
+@pytest.mark.parametrize("verb", [Verb.FAIL, Verb.RELEASE, Verb.PARK])
+def test_too_large_is_no_ending_however_small_records_have_to_be(verb: Verb) -> None:
+    """An ending's message is no record: outcomes always fit, or a session would be left REPEATING with nobody at it."""
+    world, id = repeating(record_bytes_max=5)
+    assert codes(world.batch(S, [op(verb, id, 0, 2, b"a sentence")])) == {}
+    assert live(world, id).state != SessionState.REPEATING
 
 
 def test_too_large_a_new_makes_no_session() -> None:

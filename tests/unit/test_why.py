@@ -18,7 +18,7 @@ from tests.fakes.core import World
 from tests.unit.test_admin import A, Desk, S
 
 WHY = Path(__file__).parents[2] / "mpy6a" / "why.py"
-LATER = ("SCHEMA", "BREAKER_OPEN", "BEHIND", "SOLO", "APP_UNHEALTHY", "LIMIT")  # of semantics; no policy has them yet
+LATER = ("SCHEMA", "BEHIND", "SOLO", "APP_UNHEALTHY")  # of semantics; no policy has them yet
 
 
 def stored(world: World, kind: int = 1, after_ms: int = 0) -> SessionId:

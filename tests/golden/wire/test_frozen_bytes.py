@@ -6,6 +6,7 @@ here fails, the change breaks a peer or a log: mend the change. Only before the 
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,8 @@ def _frozen(name: str) -> bytes:
 
 
 NAMES = [*MESSAGES, *BODIES]
+# What an earlier release wrote and this one reads: a struct got fields at its end.
+OLD = {"log_policy_1": "Policy before rates and breakers"}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -51,13 +54,18 @@ def test_old_log_bodies_are_read() -> None:
     """This release reads the log of the first one."""
     assert entries.decode_opening(_frozen("log_opening")) == OPENING
     assert entries.decode_policy(_frozen("log_policy")) == POLICY
+    kinds = {
+        number: dataclasses.replace(kind, rate=0, rate_ms=0, burst=0, concurrency_total=0, breaker=0)
+        for number, kind in POLICY.kinds.items()
+    }
+    assert entries.decode_policy(_frozen("log_policy_1")) == dataclasses.replace(POLICY, kinds=kinds)
     assert entries.decode_proposals(_frozen("log_proposals")) == PROPOSALS
     assert entries.decode_admin(_frozen("log_admin")) == ADMIN
 
 
 def test_nothing_frozen_is_forgotten() -> None:
     """Every file has its sample and every sample its file."""
-    assert {path.stem for path in HERE.glob("*.hex")} == set(NAMES)
+    assert {path.stem for path in HERE.glob("*.hex")} == {*NAMES, *OLD}
 
 
 if __name__ == "__main__":

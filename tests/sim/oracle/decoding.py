@@ -54,7 +54,12 @@ def read_batch(body: bytes) -> BatchSeen:
 
 def read_verdicts(rows: bytes) -> dict[int, int]:
     """Codes by position, decided before the log."""
-    return {position: code for position, code, _ in _VERDICT.iter_unpack(rows)}
+    return {position: code for position, code, _ in _VERDICT.iter_unpack(rows) if code}
+
+
+def read_uncharged(rows: bytes) -> set[int]:
+    """Positions of failures that are not charged: a verdict without a code, whose third word has bit 0."""
+    return {position for position, code, flags in _VERDICT.iter_unpack(rows) if not code and flags & 1}
 
 
 def _keys(body: bytes, pointer: int) -> dict[int, str]:

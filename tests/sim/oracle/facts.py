@@ -54,6 +54,11 @@ class KindSeen(NamedTuple):
     silence_ms: int
     barren_limit: int
     charge_limit: int
+    rate: int = 0
+    rate_ms: int = 1_000
+    burst: int = 0
+    total: int = 0
+    breaker: int = 0
 
 
 class PolicySeen(NamedTuple):

@@ -12,9 +12,10 @@ from typing import Final
 
 from mpy6a.errors import Code
 
-from .decoding import read_batch, read_verdicts
+from .decoding import read_batch, read_uncharged, read_verdicts
 from .facts import ADMIN, BATCH, OPENING, POLICY, PROPOSALS, FrameSeen, Kept, PolicySeen, Told, Violation
-from .model import OPEN, PARKED, REPEATING, STORED, Key, Session
+from .model import OPEN, PARKED, REPEATING, STORED, UNNAMED, Key, Session
+from .paces import BAD, Paces
 from .verdicts import Answer, Verdicts
 
 _DISPATCH: Final = 1
@@ -25,7 +26,8 @@ _RELEASE: Final = 4
 _NEVER: Final = frozenset({Code.STALE_COPY, Code.SEQ_GAP, Code.LOG_BEHIND, Code.LOST})
 TICK_MS: Final = 5  # the grain of the pipe's timers
 TAG_BYTES: Final = 12  # what each record begins with, drawn by nobody twice
-_WAITS: Final = frozenset({"TIMER", "DISK", "NO_SIDECAR", "NO_CREDIT", "NEXT"})  # of a STORED session, by the world
+# Of a STORED session, by the world.
+_WAITS: Final = frozenset({"TIMER", "DISK", "BREAKER_OPEN", "NO_SIDECAR", "LIMIT", "NO_CREDIT", "NEXT"})
 
 
 class Run:
@@ -66,6 +68,7 @@ class Oracle:
     def _begin(self) -> None:
         self.model = Verdicts()
         self.model.notes = self.notes
+        self._paces = Paces()
         self._applied: dict[bytes, Key] = {}  # tag of a record -> the session that took it
         self._decided: set[tuple[Key, int, str]] = set()
         self._order: dict[int, list[tuple[int, int, Session, int]]] = {}  # kind -> heap of who is next
@@ -153,22 +156,42 @@ class Oracle:
             (policy,) = frame.items
             assert isinstance(policy, PolicySeen)
             model.kinds = policy.kinds
+            self._paces.reloaded(policy.kinds)
             model.session_bytes_max, model.session_records_max = policy.session_bytes_max, policy.session_records_max
         elif frame.type == OPENING:
             model.term = frame.term
             model.first_of_term[frame.term] = frame.first_index
             model.opened_ms = frame.log_ms
+            self._paces.opened()
         model.next_index = frame.first_index + frame.entries
         for session in model.stored:
             self._queue(session)
         model.stored.clear()
+        for session, how, charged in model.runs:
+            self._take_end(session, how, charged, frame, live)
+        model.runs.clear()
+
+    def _take_end(self, session: Session, how: str, charged: bool, frame: FrameSeen, live: bool) -> None:
+        """A run is over: what it means for the kind's breaker, and whether the session was rightly charged."""
+        number, policy = session.kind, self.model.kinds.get(session.kind)
+        if how == BAD and live:
+            is_open = self._paces.is_open(number, self._group_index)
+            if is_open == charged:
+                state = "open" if is_open else "closed"
+                said = "charged" if charged else "not charged"
+                raise Violation("breaker", f"session {session.id} is {said} while the breaker of its kind is {state}")
+            self.notes["BREAKER", "failure", "charged" if charged else "not charged"] += 1
+        what = self._paces.ended(number, session.index, how, policy or UNNAMED, frame.first_index)
+        if what:
+            self.notes["BREAKER", what, ""] += 1
 
     def _take_batch(self, frame: FrameSeen, live: bool) -> None:
         batch = read_batch(frame.body)
         if len(batch.ops) != frame.entries:
             raise Violation("log", f"index {frame.first_index}: {len(batch.ops)} operations in {frame.entries} entries")
         refused = read_verdicts(frame.verdicts) if frame.verdicts else {}
-        answers = self.model.batch(frame.first_index, frame.origin, batch, refused)
+        uncharged = read_uncharged(frame.verdicts) if frame.verdicts else ()
+        answers = self.model.batch(frame.first_index, frame.origin, batch, refused, uncharged)
         if live:
             self.operations += frame.entries
             self._batches[frame.first_index] = frame, batch.number, answers
@@ -218,7 +241,10 @@ class Oracle:
         for position, item in enumerate(frame.items):
             applied = model.propose(frame.first_index + position, item)
             if applied and item[0] == _DISPATCH:
-                self._check_dispatch(model.sessions[item[1], item[2]], live)  # type: ignore[index]  # plain tuples
+                session = model.sessions[item[1], item[2]]  # type: ignore[index]  # plain tuples
+                self._check_dispatch(session, live)
+                policy = model.kind(session.kind)
+                self._paces.dispatched(session.kind, session.index, policy, frame.log_ms, self._group_index, live)
 
     def _check_expiry(self, session: Session) -> None:
         model = self.model
@@ -255,6 +281,8 @@ class Oracle:
             session = entry[2]
             if session.state != STORED or session.stored_index != entry[1] or session.paused or session in going:
                 continue
+            if session.due_ms != entry[0]:
+                continue  # put off by an operator: it stands here once more
             aside.append(entry)
             # Whoever came here in this very group was not there when the pipe chose.
             if session not in void and session.change < self._group_index:
@@ -268,7 +296,8 @@ class Oracle:
             heappush(heap, (session.due_ms, session.stored_index, session, session.change))
 
     def _take_word(self, frame: FrameSeen) -> None:
-        (verb, kind, _, reason), *keys = frame.items
+        (verb, kind, until_ms, reason), *keys = frame.items
+        assert isinstance(until_ms, int)
         assert isinstance(verb, int)
         assert isinstance(kind, int)
         self.words = []
@@ -281,7 +310,8 @@ class Oracle:
             term, index = key
             assert isinstance(term, int)
             assert isinstance(index, int)
-            self.words.append(self.model.command(frame.first_index + position, verb, (term, index), str(reason)))
+            at = frame.first_index + position
+            self.words.append(self.model.command(at, verb, (term, index), str(reason), until_ms))
 
     # ------------------------------------------------------------------ what goes out
 
@@ -409,7 +439,7 @@ class Oracle:
             elif session.due_ms > log_ms:
                 expected = ("TIMER",)
             else:
-                expected = ("DISK", "NO_SIDECAR", "NO_CREDIT", "NEXT")
+                expected = ("DISK", "BREAKER_OPEN", "NO_SIDECAR", "LIMIT", "NO_CREDIT", "NEXT")
             self.notes["WHY", reason, ""] += 1
             if reason not in expected:
                 raise Violation("why", f"session {key} in state {session.state}: {reason}, not {expected}")

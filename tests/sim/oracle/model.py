@@ -11,6 +11,7 @@ from typing import Final
 from mpy6a.errors import Code
 
 from .facts import KindSeen
+from .paces import BAD, OTHER
 
 OPEN: Final = 1
 STORED: Final = 2
@@ -98,6 +99,7 @@ class Model:
         self.session_bytes_max = 16 << 20
         self.session_records_max = 4096
         self.sessions: dict[Key, Session] = {}
+        self.runs: list[tuple[Session, str, bool]] = []  # runs that ended: how, and whether the session was charged
         self.keys: dict[tuple[int, str], Session] = {}
         self.traces: OrderedDict[Key, tuple[int, int]] = OrderedDict()  # -> epoch, log time
         self.clients: OrderedDict[bytes, Client] = OrderedDict()
@@ -168,6 +170,7 @@ class Model:
     def fail(self, session: Session, change: int, charged: bool = True, due_ms: int = BY_POLICY) -> str:
         """A repeat came to nothing; what limit it reached, if one."""
         kind = self.kind(session.kind)
+        self.runs.append((session, BAD, charged))
         if charged:
             session.charges += 1
             session.releases = 0
@@ -185,6 +188,7 @@ class Model:
 
     def release(self, session: Session, change: int, due_ms: int) -> None:
         """Given back without blame; BY_POLICY: by back-off on how often in a row."""
+        self.runs.append((session, OTHER, False))
         session.releases += 1
         if due_ms == BY_POLICY:
             due_ms = self.log_ms + self._backoff(session, session.releases)

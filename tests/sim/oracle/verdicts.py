@@ -3,6 +3,7 @@ transitions."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Final
 
 from mpy6a.errors import Code
@@ -28,6 +29,7 @@ from .model import (
     Model,
     Session,
 )
+from .paces import GOOD, OTHER
 
 NEW: Final = 0
 APPEND: Final = 1
@@ -62,8 +64,15 @@ class Group:
 class Verdicts(Model):
     """Applies entries and says what each has to be told."""
 
-    def batch(self, first_index: int, origin: bytes, batch: BatchSeen, refused: dict[int, int]) -> dict[int, Answer]:
-        """Answers by position; what is not there is plain OK."""
+    def batch(
+        self,
+        first_index: int,
+        origin: bytes,
+        batch: BatchSeen,
+        refused: dict[int, int],
+        uncharged: Collection[int] = (),
+    ) -> dict[int, Answer]:
+        """Answers by position; what is not there is plain OK. `uncharged`: positions of failures that cost nothing."""
         groups: dict[Key, Group] = {}
         makes_new = False
         for op in batch.ops:
@@ -90,7 +99,8 @@ class Verdicts(Model):
             session = self.sessions.get((op.term, op.index))
             state = STATES[0 if session is None else session.state]
             if op.verb > STORE:
-                code = self._ending(first_index + position, first_index, origin, op, session, refusal)
+                at, forgiven = first_index + position, position in uncharged
+                code = self._ending(at, first_index, origin, op, session, refusal, forgiven)
             else:
                 group = groups[op.term, op.index]
                 code = self._write(first_index, position, origin, batch.first_sent_ms, op, session, group, refusal)
@@ -236,6 +246,8 @@ class Verdicts(Model):
             session.grew = True
         session.releases = 0
         self.accepted.append((verb, session.id, op.epoch, session.writer, op.record))
+        if verb in (DELETE, STORE) and session.state == REPEATING:
+            self.runs.append((session, GOOD, False))
         if verb == DELETE:
             group.deleted = True
             self.finish(session, session.epoch if session.epoch > 1 else 0)
@@ -248,7 +260,14 @@ class Verdicts(Model):
     # ------------------------------------------------------------------ endings, proposals, operators
 
     def _ending(
-        self, index: int, first_index: int, origin: bytes, op: OpSeen, session: Session | None, refusal: int
+        self,
+        index: int,
+        first_index: int,
+        origin: bytes,
+        op: OpSeen,
+        session: Session | None,
+        refusal: int,
+        uncharged: bool,
     ) -> int:
         if session is None:
             return self.place((op.term, op.index), first_index) or Code.ENDED
@@ -261,12 +280,13 @@ class Verdicts(Model):
         if refusal:
             return refusal
         if op.verb == FAIL:
-            limit = self.fail(session, index)
+            limit = self.fail(session, index, charged=not uncharged)
             if limit:
                 self.notes["REPEATING", limit, "OK"] += 1
         elif op.verb == RELEASE:
             self.release(session, index, BY_POLICY if op.argument == BY_POLICY else self.log_ms + op.argument)
         else:
+            self.runs.append((session, GOOD, False))
             self.park(session, index, (op.record or b"").decode("utf-8", "replace"))
         return 0
 
@@ -318,21 +338,31 @@ class Verdicts(Model):
             case "FAIL", 3:
                 self.fail(session, index, charged, due_ms)
             case "PARK", (2 | 3):
+                if session.state == REPEATING:
+                    self.runs.append((session, GOOD, False))
                 self.park(session, index, reason)
             case _:
                 return False
         return True
 
-    def command(self, index: int, verb: int, key: Key, reason: str) -> int:
+    def command(self, index: int, verb: int, key: Key, reason: str, until_ms: int = 0) -> int:
         """An operator's word about one session; the code it is answered with."""
         session = self.sessions.get(key)
         state = STATES[0 if session is None else session.state]
-        code = Code.NO_SUCH_SESSION if session is None else self._command(index, ADMIN[verb], session, reason)
+        if session is not None and session.state == REPEATING and ADMIN[verb] in ("DELETE", "PARK", "CANCEL"):
+            self.runs.append((session, OTHER, False))
+        code = Code.NO_SUCH_SESSION if session is None else self._command(index, ADMIN[verb], session, reason, until_ms)
         self.notes[state, f"said {ADMIN[verb]}", _NAMES[code]] += 1
         return code
 
-    def _command(self, index: int, verb: str, session: Session, reason: str) -> int:
+    def _command(self, index: int, verb: str, session: Session, reason: str, until_ms: int) -> int:
         match verb, session.state:
+            case "PAUSE", 2 if until_ms:
+                session.due_ms = max(session.due_ms, until_ms)
+                session.change = index
+                self.stored.append(session)
+            case "PAUSE", _ if until_ms:
+                return Code.BAD_REQUEST
             case ("PAUSE" | "RESUME"), _:
                 session.paused = verb == "PAUSE"
                 session.change = index

@@ -90,10 +90,10 @@ def test_rows_are_bounded(directory: str, monkeypatch: pytest.MonkeyPatch) -> No
         "CREATE VIRTUAL TABLE v USING fts5(a)",
         "DROP TABLE sessions",
         "ALTER TABLE kinds ADD COLUMN x",
-        "ATTACH '/tmp/x' AS x",
+        "ATTACH '/tmp/mpy6a-of-a-test' AS x",
         "DETACH main",
         "VACUUM",
-        "VACUUM INTO '/tmp/x'",
+        "VACUUM INTO '/tmp/mpy6a-of-a-test'",
         "REINDEX",
         "ANALYZE",
         "BEGIN IMMEDIATE",
@@ -119,7 +119,7 @@ def test_what_would_change_anything_is_refused(directory: str, statement: str) -
     said = refused(directory, statement)
     assert "reads, and nothing else" in said
     assert {name: Path(directory, name).read_bytes() for name in before} == before
-    assert not os.path.exists("/tmp/x")
+    assert not os.path.exists("/tmp/mpy6a-of-a-test")
 
 
 @pytest.mark.parametrize(

@@ -63,7 +63,7 @@ def test_the_checkpoint_of_another_pipe_or_log_is_refused(file: CheckpointFile) 
 @pytest.mark.parametrize(
     ("facts", "error", "what"),
     [
-        ({"level": 2, "release": "9.0"}, FormatVersion, r"has apply level 2 \(release 9.0\), this release knows 1"),
+        ({"level": 3, "release": "9.0"}, FormatVersion, r"has apply level 3 \(release 9.0\), this release knows 2"),
         ({"terms": 3}, DamagedLog, "table terms: 2 rows, 3 were written"),
         ({"pauses": 0}, DamagedLog, "table pauses: 1 rows, 0 were written"),
         ({"clients": 1}, DamagedLog, "table clients: 2 rows, 1 were written"),

@@ -209,3 +209,10 @@ def test_a_kinds_policy_is_written_in_whole_seconds_or_milliseconds() -> None:
     text = routes_yaml(Path("handlers.py"), {"a": Route(policy, Attached())})
     assert "delay: 0ms" in text
     assert "idle: 1500ms" in text
+
+
+def test_what_looks_like_a_variable_is_written_so_that_it_reads_back(tmp_path: Path) -> None:
+    """In a kind's handler, and in the directory of the handlers: nothing there is asked of the environment."""
+    before = Route(KindPolicy(1, "run", ("app",), "exec"), ExecHandler(("sh", "-c", "echo ${HOME} $${X}"), tmp_path))
+    (tmp_path / "routes.yaml").write_text(routes_yaml(tmp_path / "handlers.py", {"run": before}))
+    assert load_routes(tmp_path / "routes.yaml").kinds == {"run": before}

@@ -56,7 +56,7 @@ def test_every_key_stands_in_the_commented_file(name: str, sections: list[type[S
     for key in set().union(*map(_keys, sections)):
         shown = [line for line in lines if re.match(rf"[ #]*{key}:( |$)", line)]
         assert shown, key
-        assert any(line.count("#") > line.lstrip().startswith("#") for line in shown) or key == "log", key
+        assert any(line.count("#") > line.lstrip().startswith("#") for line in shown), key
 
 
 def test_the_defaults_in_the_comments_are_the_defaults() -> None:
@@ -69,7 +69,7 @@ def test_the_defaults_in_the_comments_are_the_defaults() -> None:
     told = dict(re.findall(r"^ +(\w+): .*# default ([^:\s]+):", text, flags=re.MULTILINE))
     assert told.keys() == {
         "delay", "jitter", "backoff", "idle", "silence", "timeout", "concurrency", "barren_limit",
-        "charge_limit",
+        "charge_limit", "breaker",
     }  # fmt: skip
     repeat = ", ".join(f"{key}: {default}" for key, default in told.items())
     kind = KindSection.model_validate({"id": 1, "sidecars": ["a"], "handler": {"attached": True}})
@@ -89,6 +89,16 @@ def test_the_commented_alternatives_can_be_taken(tmp_path: Path) -> None:
         path.write_text(text.replace(python.group(), f"      {other}\n"))
         kind = load_routes(path).kinds["user-create"]
         assert kind.policy.handler == other.partition(":")[0]
+
+
+def test_the_limits_that_stand_there_as_comments_can_be_taken(tmp_path: Path) -> None:
+    """`rate`, `burst` and `concurrency_total` of routes.yaml load once they are uncommented."""
+    shown = (FOLDER / "routes.yaml").read_text()
+    text, found = re.subn(r"^( +)# (rate|burst|concurrency_total): ", r"\1\2: ", shown, flags=re.MULTILINE)
+    assert found == 3
+    (tmp_path / "routes.yaml").write_text(text)
+    policy = load_routes(tmp_path / "routes.yaml").kinds["user-create"].policy
+    assert (policy.rate, policy.rate_ms, policy.burst, policy.concurrency_total) == (100, 1_000, 200, 100)
 
 
 def test_the_group_of_a_sidecar_can_be_taken(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ kinds:
     sidecars: [users, search]
     handler: {python: "handlers:create"}
     repeat: {delay: 500ms, jitter: 1s, backoff: 200ms..2s, idle: 1m, silence: 2m, timeout: 3s,
-             concurrency: 4, barren_limit: 5, charge_limit: 6}
+             concurrency: 4, barren_limit: 5, charge_limit: 6, rate: 600/m, concurrency_total: 8, breaker: 3}
   mail: {id: 3, sidecars: [users], handler: {http: "http://127.0.0.1:1/a/b"}, records: json, health: /up}
   page: {id: 4, sidecars: [users], handler: {http: "http://127.0.0.1:1/a"}}
   run: {id: 5, sidecars: [other], handler: {exec: [/bin/true, "1"]}, records: text}
@@ -91,7 +91,8 @@ def test_a_pipe_has_everything_it_was_told(place: Path) -> None:
     assert pipe.policy.kinds[1] == KindPolicy(
         id=1, name="create", sidecars=("users", "search"), handler="python", delay_ms=500, jitter_ms=1_000,
         backoff_base_ms=200, backoff_cap_ms=2_000, idle_ms=60_000, silence_ms=120_000, timeout_ms=3_000,
-        concurrency=4, barren_limit=5, charge_limit=6,
+        concurrency=4, barren_limit=5, charge_limit=6, rate=600, rate_ms=60_000, burst=10, concurrency_total=8,
+        breaker=3,
     )  # fmt: skip
 
 

@@ -245,10 +245,10 @@ def test_a_frame_of_a_higher_apply_level_is_refused_by_name(files: FakeFiles) ->
     """It means something that this release does not know, though it knows its type."""
     log = fake_log(files)
     newer = frame(1)
-    newer.level = 2
+    newer.level = 3
     log.append([newer])
     log.close()
-    with pytest.raises(FormatVersion, match=r"apply level 2 \(index 1\), known is 1"):
+    with pytest.raises(FormatVersion, match=r"apply level 3 \(index 1\), known is 2"):
         list(open_log(files).replay())
 
 

@@ -61,6 +61,23 @@ def test_while_draining_it_is_not_started_again(short_tmp: Path, monkeypatch: py
     run(test, short_tmp)
 
 
+def test_whoever_wants_it_once_is_told_of_its_end(short_tmp: Path) -> None:
+    """With its status; it is not started again."""
+
+    async def whole() -> None:
+        told: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        door = f"ipc://{short_tmp}/nobody.sock"
+        handlers = PythonHandlers(door, ["no_such_module:f"], [short_tmp], 4, told.set_result)
+        handlers.start(asyncio.get_running_loop())
+        try:
+            assert await asyncio.wait_for(told, 30) == 2
+            assert (handlers.pid, handlers.started) == (None, 1)
+        finally:
+            await handlers.close()
+
+    asyncio.run(whole())
+
+
 def test_a_handler_is_found_by_module_and_name() -> None:
     assert child.find("os.path:join") is os.path.join
     assert child.find("pathlib:Path.cwd")() == Path.cwd()
