@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
 from mpy6a import export, limits
 from mpy6a.entries import Admin, SessionKey
-from mpy6a.errors import BadRequest, Code, DiskLow, Mpy6aError, NoSuchSession, Refused
+from mpy6a.errors import BadRequest, Code, DiskLow, Mpy6aError, NoSuchSession, Refused, Unavailable
 from mpy6a.fingerprints import error_class, fingerprint
 from mpy6a.messages import AdminReply, AdminRequest, Message
 from mpy6a.model import AdminVerb, Attempt, AttemptOutcome, SessionId, SessionState
@@ -26,6 +26,7 @@ from mpy6a.version import __version__
 from mpy6a.why import why, why_kind
 
 Facts = Callable[[], dict[str, Any]]
+Verb = Callable[[dict[str, Any], Callable[[dict[str, Any]], None]], None]  # (arguments, what answers, now or later)
 LIST_MAX = 1_000  # sessions in one page of a list; `after` takes the next
 SCAN_MAX = 20_000  # sessions looked at for one page: about 5 ms of the loop
 ERROR_SHOWN = 120  # characters of a message in a list
@@ -43,13 +44,21 @@ _WORDS = {
 
 
 class AdminDoor:
-    """Answers AdminRequests. `facts` adds what only the driver knows (log, process) to `status`."""
+    """Answers requests. `facts` adds what only the driver knows (log, process) to `status`; `verbs` are its own."""
 
-    def __init__(self, pipe: Pipe, pusher: Pusher, read: Callable[[int, int], bytes], facts: Facts) -> None:
+    def __init__(
+        self,
+        pipe: Pipe,
+        pusher: Pusher,
+        read: Callable[[int, int], bytes],
+        facts: Facts,
+        verbs: Mapping[str, Verb] | None = None,
+    ) -> None:
         self._pipe = pipe
         self._pusher = pusher
         self._read = read
         self._facts = facts
+        self._verbs = verbs or {}
 
     def receive(self, sender: Hashable, message: Message, request: AdminRequest, now_ms: int) -> None:
         """Answer one request, at once or once its entry is committed. Never raises for what an operator sent."""
@@ -61,7 +70,7 @@ class AdminDoor:
         except RecursionError:
             self._refuse(sender, message, request, BadRequest("arguments are nested too deeply"))
         except (ValueError, Mpy6aError) as problem:
-            refused = problem if isinstance(problem, Refused) else BadRequest(str(problem))
+            refused = problem if isinstance(problem, Refused | Unavailable) else BadRequest(str(problem))
             self._refuse(sender, message, request, refused)
         else:
             if body is not None:
@@ -72,9 +81,10 @@ class AdminDoor:
                 else:
                     self._reply(sender, message, AdminReply(request.number, Code.OK, "", text))
 
-    def _refuse(self, sender: Hashable, message: Message, request: AdminRequest, problem: Refused) -> None:
+    def _refuse(self, sender: Hashable, message: Message, request: AdminRequest, problem: Mpy6aError) -> None:
         sentence = str(problem)[: limits.TEXT_BYTES_MAX]
-        self._reply(sender, message, AdminReply(request.number, problem.code or Code.BAD_REQUEST, sentence))
+        code: Code | None = getattr(problem, "code", None)
+        self._reply(sender, message, AdminReply(request.number, code or Code.BAD_REQUEST, sentence))
 
     def _ok(self, sender: Hashable, message: Message, request: AdminRequest, body: dict[str, Any]) -> None:
         self._reply(sender, message, AdminReply(request.number, Code.OK, "", json.dumps(body)))
@@ -106,13 +116,16 @@ class AdminDoor:
                 body = {"clock": "accepted"}
                 self._pipe.accept_clock(who, now_ms, lambda _: self._ok(sender, message, request, body))
                 return None
+            case verb if verb in self._verbs:
+                self._verbs[verb](arguments, lambda body: self._ok(sender, message, request, body))
+                return None
             case verb if verb.removeprefix("sessions.") in _WORDS:
                 self._say(sender, message, request, arguments, now_ms)
                 return None
         raise BadRequest(
             f"no verb {request.verb[:40]!r}; there are: status, clock.accept, sessions.list, sessions.show, "
             "sessions.export, kinds.list, kinds.pause, kinds.resume, "
-            + ", ".join(f"sessions.{word}" for word in _WORDS)
+            + ", ".join((*self._verbs, *(f"sessions.{word}" for word in _WORDS)))
         )
 
     # ------------------------------------------------------------------ what is

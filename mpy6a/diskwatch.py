@@ -62,6 +62,10 @@ class DiskWatch:
         self._segment = 0
         self._giving = False
 
+    def reload(self, settings: DiskSettings) -> None:
+        """Other thresholds: looked at in the next turn."""
+        self._settings, self._look_ms = settings, None
+
     def turn(self, now_ms: int, *, starved: bool = False) -> None:
         """Look again if it is time or a segment was begun, and see what follows. `starved`: the last checkpoint found
         no room; it gets what the log's reserve can spare. Raises DiskFailed."""

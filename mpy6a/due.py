@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from array import array
 from collections import deque
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from typing import Final
@@ -102,11 +103,11 @@ class Due:
             if session.timer_ms == 0 and session.due_ms <= self._log_ms:
                 self._make_ready(session)
 
-    def judge_anew(self, kind: int) -> None:
-        """Other sessions of the kind may stand first in their orders: look at all of it, in memory and in the file."""
+    def judge_anew(self, kinds: Collection[int]) -> None:
+        """Other sessions of these kinds may stand first in their orders: look at all, in memory and in the file."""
         for session in self._state.sessions.in_memory():
             ordered = session.extra is not None and session.extra.order_key
-            if ordered and session.kind == kind and session.state == STORED and session.timer_ms == 0:
+            if ordered and session.kind in kinds and session.state == STORED and session.timer_ms == 0:
                 self._make_ready(session)
         self._open_windows()
 

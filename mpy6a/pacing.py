@@ -165,8 +165,12 @@ class Pacing:
     def reload(self) -> None:
         """Another policy is in force: a breaker that is no more is closed, and kinds that are no more are forgotten."""
         kinds = self._state.policy.kinds
-        for number in [number for number, pace in self._paces.items() if number not in kinds and not pace.reserved]:
-            del self._paces[number]
+        for number, pace in list(self._paces.items()):
+            if number not in kinds:
+                self._paces[number] = fresh = Pace()
+                fresh.reserved = pace.reserved
+                if not fresh.reserved:
+                    del self._paces[number]
         self.open_kinds -= {number for number in self.open_kinds if number not in kinds or not kinds[number].breaker}
 
     # ------------------------------------------------------------------ for people and the loop

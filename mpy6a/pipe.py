@@ -25,11 +25,8 @@ from mpy6a.messages import (
     Error,
     Heartbeat,
     Hello,
-    Kind,
-    Limits,
     Message,
     MessageType,
-    PipeInfo,
     Pong,
     Role,
     Welcome,
@@ -40,6 +37,7 @@ from mpy6a.policy import Policy
 from mpy6a.refusals import Refusals
 from mpy6a.sessions import Applied
 from mpy6a.state import LEVEL, OK, PLAIN_LEVEL, UNCHARGED, VERDICT, State
+from mpy6a.welcome import PROTOCOL_VERSION, welcome
 from mpy6a.wire import RowBatch, batch_number, decode, decode_rows, encode, null_refused
 
 Authorise = Callable[[int, int], bool]  # (principal, kind) -> may it make sessions of that kind
@@ -49,7 +47,6 @@ NEW: Final = int(Verb.NEW)
 APPEND: Final = int(Verb.APPEND)
 REPLACE: Final = int(Verb.REPLACE)
 FAIL: Final = int(Verb.FAIL)
-PROTOCOL_VERSION: Final = 1
 LAPSE_CHECK_MS: Final = 1_000  # how late a lapsed lease may be noticed; a scan of 65,536 clients costs 3 ms
 
 
@@ -76,6 +73,10 @@ class Pipe:
         self.due = Due(state)
         self.dropped: dict[str, int] = {}  # messages not taken, by reason
         self.refusals = Refusals()
+        self.greeted: dict[bytes, Hashable] = {}  # incarnation -> where its hello came from: told of new routes
+        self.policy_body = b""  # of the last POLICY frame that is committed or opens the term
+        self._skipping: set[int] = set()  # kinds whose orders skip what is parked
+        self._coming: Policy | None = None  # queued: in force for all that is queued behind it
         self.pacing = Pacing(state)
         self._authorise = authorise
         self._frames: list[Frame] = []
@@ -111,11 +112,17 @@ class Pipe:
         self._next_index = state.next_index
         opening = Opening(max(wall_ms, 0), NOBODY, state.term + 1, state.pipe, LEVEL, release, node)
         self._log(FrameType.OPENING, encode_opening(opening), 1, now_ms, term=opening.term)
-        self._log(FrameType.POLICY, encode_policy(policy), 1, now_ms, term=opening.term)
+        self.policy_body = encode_policy(policy)
+        self._log(FrameType.POLICY, self.policy_body, 1, now_ms, term=opening.term)
         for incarnation in (*state.sessions.writers(), *state.sessions.targets()):
             self._heard[incarnation] = now_ms
         self._lapse_check_ms = now_ms
         self.due.open(self.log_ms(now_ms))
+
+    def reload(self, policy: Policy, body: bytes, now_ms: int, done: Done) -> None:
+        """Log another policy, in force from there; `body` is `encode_policy(policy)`. `done` once it is committed."""
+        self._coming = policy
+        self._log(FrameType.POLICY, body, 1, now_ms, done=done, decoded=policy)
 
     def accept_clock(self, who: str, now_ms: int, done: Done) -> None:
         """The operator says that the wall clock is right: logged; then log time is set forward, dispatch goes on."""
@@ -167,6 +174,8 @@ class Pipe:
                     return None
                 if role == Role.PIPE:
                     self._alive(incarnation, now_ms)
+                    if incarnation in self._heard:
+                        self.greeted[incarnation] = sender
                 self.reply(sender, incarnation, self.welcome(now_ms, role))
             case MessageType.HEARTBEAT:
                 assert isinstance(value, Heartbeat)
@@ -187,22 +196,8 @@ class Pipe:
 
     def welcome(self, now_ms: int, role: Role = Role.PIPE) -> Welcome:
         """What a hello is answered with."""
-        state, policy = self.state, self.state.policy
-        kinds = tuple(
-            Kind(kind.id, kind.name, kind.delay_ms, kind.idle_ms, kind.silence_ms, kind.timeout_ms)
-            for kind in policy.kinds.values()
-        )
-        bounds = Limits(
-            policy.record_bytes_max,
-            policy.session_bytes_max,
-            policy.session_records_max,
-            limits.MESSAGE_BYTES_MAX,
-            limits.MESSAGE_OPERATIONS_MAX,
-            limits.ENVELOPE_BYTES_MAX,
-        )
-        log_ms = self.log_ms(now_ms)
-        here = PipeInfo(state.pipe, state.term, True, log_ms)
-        return Welcome(PROTOCOL_VERSION, role, policy.lease_ms, log_ms, bounds, kinds, (here,), self.incarnation)
+        state = self.state
+        return welcome(state.policy, state.pipe, state.term, self.log_ms(now_ms), self.incarnation, role)
 
     def _alive(self, incarnation: bytes, now_ms: int, by: bytes = b"") -> None:
         """Its own word, or that of a sidecar that hears it: one that was only silent too long is no longer dead."""
@@ -226,12 +221,15 @@ class Pipe:
 
     def gone(self, incarnation: bytes) -> None:
         """A fact about an incarnation: it is dead, and what it owns or will turn out to own waits for nobody."""
-        self._heard.pop(incarnation, None)
-        self._heard_by.pop(incarnation, None)
+        self._forget(incarnation)
         self._dead[incarnation] = None
         if len(self._dead) > limits.CLIENTS_MAX:
             del self._dead[next(iter(self._dead))]
         self._gone.append(incarnation)
+
+    def _forget(self, incarnation: bytes) -> None:
+        for known in (self._heard, self._heard_by, self.greeted):
+            known.pop(incarnation, None)
 
     def is_heard(self, incarnation: bytes) -> bool:
         """Whether the incarnation's lease runs."""
@@ -300,7 +298,7 @@ class Pipe:
 
     def _refusals(self, batch: RowBatch, principal: int) -> dict[int, int]:
         """What is decided before the log and rides in the frame: routes, limits, rights, disk."""
-        policy, level = self.state.policy, self.disk_level
+        policy, level = self._coming or self.state.policy, self.disk_level
         kinds, record_bytes_max, authorise = policy.kinds, policy.record_bytes_max, self._authorise
         refused: dict[int, int] = {}
         for position, row in enumerate(batch.rows):
@@ -368,6 +366,11 @@ class Pipe:
         return self._bytes >= most or len(self._frames) >= limits.GROUP_FRAMES_MAX
 
     @property
+    def is_opening(self) -> bool:
+        """Whether the opening of this term is not committed yet: nothing else may be proposed."""
+        return bool(self._in_flight) and self._in_flight[0][0].type == FrameType.OPENING
+
+    @property
     def is_lone(self) -> bool:
         """Whether all there is to be logged is one operation: its writer waits for the answer and asks again then."""
         frames = self._frames
@@ -390,19 +393,12 @@ class Pipe:
         self._log(FrameType.ADMIN, encode_admin(admin), max(1, len(admin.sessions)), now_ms, done=done, level=level)
 
     def _log(
-        self,
-        kind: FrameType,
-        body: bytes,
-        count: int,
-        now_ms: int,
-        *,
-        term: int = 0,
-        done: Done | None = None,
-        level: int = PLAIN_LEVEL,
+        self, kind: FrameType, body: bytes, count: int, now_ms: int, *, term: int = 0, done: Done | None = None,
+        level: int = PLAIN_LEVEL, decoded: object = None,
     ) -> None:
+        log_ms, index = self.log_ms(now_ms), self._next_index
         frame = Frame(
-            kind, 0, level, term or self.state.term, self._next_index, count, self.log_ms(now_ms), 0, NOBODY,
-            body, b"",
+            kind, 0, level, term or self.state.term, index, count, log_ms, 0, NOBODY, body, b"", decoded=decoded
         )
         self._queue(frame, None, 0, done)
 
@@ -431,6 +427,8 @@ class Pipe:
         due = self.due
         if self.state.sessions.orders.moved:
             due.reorder()
+        if frame.decoded is self._coming:
+            self._coming = None
         if self.state.sessions.loaded:
             due.arm_loaded()
         for session in applied.timers:
@@ -443,6 +441,10 @@ class Pipe:
                     self._gone.append(proposal.target)
         elif frame.type == FrameType.POLICY:
             self.pacing.reload()
+            skipping = {kind.id for kind in self.state.policy.kinds.values() if kind.order_skips_parked}
+            if skipping - self._skipping:
+                due.judge_anew(skipping - self._skipping)
+            self._skipping = skipping
         if sender is not None:
             self._ack(frame, sender, number, applied)
             if self._dead and frame.origin in self._dead:
@@ -484,8 +486,7 @@ class Pipe:
             self._lapse_check_ms = now_ms
             before = now_ms - self.state.policy.lease_ms
             for incarnation in [i for i, heard_ms in self._heard.items() if heard_ms < before]:
-                del self._heard[incarnation]
-                self._heard_by.pop(incarnation, None)
+                self._forget(incarnation)
                 self._gone.append(incarnation)
         if self.disk_spent:
             return
@@ -517,23 +518,10 @@ class Pipe:
             if session is None or index in self.due.proposed:
                 continue
             owned = session.state == SessionState.OPEN
-            verb, cause = (
-                (ProposalVerb.OWNER_GONE, Cause.OWNER_GONE)
-                if owned
-                else (ProposalVerb.RELEASE, Cause.SIDECAR_LOST)
-            )
-            proposals.append(
-                Proposal(
-                    verb,
-                    session.term,
-                    index,
-                    session.epoch,
-                    session.change,
-                    cause,
-                    target=incarnation,
-                    reason="" if owned else "sidecar lost",
-                )
-            )
+            verb = ProposalVerb.OWNER_GONE if owned else ProposalVerb.RELEASE
+            cause, reason = (Cause.OWNER_GONE, "") if owned else (Cause.SIDECAR_LOST, "sidecar lost")
+            decided_on = session.term, index, session.epoch, session.change
+            proposals.append(Proposal(verb, *decided_on, cause, target=incarnation, reason=reason))
         return proposals
 
     def deadline(self, now_ms: int) -> int:

@@ -101,6 +101,36 @@ class Pusher:
         """The connection is gone; what it held is settled by the next hello, or by the lease."""
         self._dials.pop(incarnation, None)
 
+    def reroute(self, sidecars: Mapping[str, str]) -> dict[str, bytes]:
+        """These are the pipe's sidecars from now on. Of those that are let go: the incarnation, whose sessions are
+        released; its dial stands, so that it is told to stop, until `let_go`. One with another address is dialed anew,
+        and keeps what it holds if the same process answers there."""
+        leaving: dict[str, bytes] = {}
+        for name, address in self._sidecars.items():
+            incarnation = self._names.get(name)
+            if incarnation is None or sidecars.get(name) == address:
+                continue
+            if name in sidecars:
+                self._dials.pop(incarnation, None)
+            else:
+                del self._names[name]
+                self._pipe.gone(incarnation)
+                leaving[name] = incarnation
+        self._sidecars = sidecars
+        self._more = True  # what waited for a new route, or for a sidecar's, is due already
+        return leaving
+
+    def let_go(self, incarnation: bytes) -> bool:
+        """Whether an incarnation that `reroute` named holds nothing any more: then its dial is gone."""
+        dial = self._dials.get(incarnation)
+        if self._pipe.state.sessions.held(incarnation):
+            self._pipe.gone(incarnation)  # what was void by a write of its handler's is judged anew
+            return False
+        if dial is not None and dial.stops:
+            return False
+        self._dials.pop(incarnation, None)
+        return True
+
     def knows(self, incarnation: bytes) -> bool:
         """Whether a dial to that incarnation stands."""
         return incarnation in self._dials
@@ -180,7 +210,8 @@ class Pusher:
 
     def _grant(self, dial: Dial, credit: Iterable[KindCredit]) -> None:
         for kind, sessions, size in credit:
-            if kind in self._pipe.state.policy.kinds:
+            # Of kinds that are in no route too: a reload may bring them, and the credit is not told again.
+            if kind in dial.granted or len(dial.granted) < limits.KINDS_MAX:
                 dial.granted[kind] = (sessions, size)  # the latest word: a lower total takes back what is not used yet
 
     # ------------------------------------------------------------------ pushing
@@ -395,7 +426,8 @@ class Pusher:
             dial = self._dials.get(self._names.get(name, b""))
             live = dial is not None and dial.name == name
             held = len(self._pipe.state.sessions.held(dial.incarnation)) if live and dial else 0
-            credit = {str(kind): dial.room(kind) for kind in dial.granted} if live and dial else {}
+            kinds = self._pipe.state.policy.kinds
+            credit = {str(kind): dial.room(kind) for kind in dial.granted if kind in kinds} if live and dial else {}
             facts.append({"name": name, "address": address, "connected": live, "held": held, "credit": credit})
         return facts
 

@@ -24,7 +24,7 @@ REASONS: Final[Mapping[str, tuple[str, str]]] = {
     ),
     "ORPHAN_KIND": (
         "waits: {detail}",
-        "Name that kind, with its id, in the routes again and restart the pipe; or `mpy6a sessions delete {id}`.",
+        "Name that kind, with its id, in the routes again and say `mpy6a reload`; or `mpy6a sessions delete {id}`.",
     ),
     "SESSION_PAUSED": ("waits: an operator has paused it", "Say `mpy6a sessions resume {id}`."),
     "KIND_PAUSED": ("waits: its kind is paused: {detail}", "Say `mpy6a kinds resume {kind}`."),

@@ -18,20 +18,23 @@ import zmq
 
 from mpy6a import limits
 from mpy6a.admin import AdminDoor
+from mpy6a.changes import Setup
 from mpy6a.checkpoint.driver import Checkpointer
 from mpy6a.clock import Clock
 from mpy6a.disk import DiskSettings
 from mpy6a.diskwatch import DiskWatch
-from mpy6a.errors import CannotStart, Code, DamagedLog, Malformed, VersionMismatch
+from mpy6a.errors import BadRequest, CannotStart, Code, DamagedLog, Malformed, VersionMismatch
 from mpy6a.filed import Filed
 from mpy6a.framing import FrameType
 from mpy6a.keeping import Keeper
 from mpy6a.log import Log
 from mpy6a.log.segments import SegmentLog
 from mpy6a.messages import AdminRequest, Error, MessageType, Role
+from mpy6a.orphans import Orphans
 from mpy6a.pipe import Pipe
 from mpy6a.policy import Policy
 from mpy6a.push import Pusher
+from mpy6a.reloading import Reader, Reloading
 from mpy6a.sockets import Socket, bind, drain, open_socket
 from mpy6a.state import State
 from mpy6a.version import __version__
@@ -66,10 +69,12 @@ class Server:
         disk: DiskSettings | None = None,
         checkpoint_bytes: int = limits.CHECKPOINT_BYTES,
         keep_bytes: int = 0,
+        setup: Setup | None = None,
+        reader: Reader | None = None,
     ) -> None:
         """`state` is that of the last checkpoint, `checkpoints` whoever writes the next ones (each after
         `checkpoint_bytes` of log, `keep_bytes` of which stay below), and `open_file` gives their reading side; without
-        them the log is kept whole."""
+        them the log is kept whole. `reader` reads the files at a reload, `setup` is what they said at the start."""
         self._checkpoint_bytes = checkpoint_bytes
         self._keep_bytes = keep_bytes
         self._log = log
@@ -82,10 +87,16 @@ class Server:
         self.pipe = Pipe(state or State(pipe_number), os.urandom(16), durable=log.durable)
         self._disk = None if self._segments is None else DiskWatch(self.pipe, self._segments, disk)
         self.pusher = Pusher(self.pipe, log.read, sidecars)
-        self._door = AdminDoor(self.pipe, self.pusher, log.read, self._facts)
+        self._orphans = Orphans(self.pipe)
+        setup = setup or Setup(policy, dict(sidecars))
+        self._reloading = Reloading(self.pipe, self.pusher, setup, reader, self)
+        verbs = {"config.reload": self._asked_to_reload, "config.show": self._asked_for_config}
+        self._door = AdminDoor(self.pipe, self.pusher, log.read, self._facts, verbs)
         self._stopping = False
         self._unmarked_ms: int | None = None
         self._alone = False
+        self._hung_up = False  # SIGHUP came
+        self._reload_ns_max = 0  # the most CPU that one turn spent for a reload, without what it logged
         self._keep_ns_max = self._keep_cpu_ns_max = 0  # the most that one turn spent for the checkpoint
         self._context: zmq.Context[Socket] = zmq.Context()
         self._locks: list[int | None] = []
@@ -100,7 +111,7 @@ class Server:
         self._dials.setsockopt(zmq.IMMEDIATE, 1)
         self._dials.setsockopt(zmq.RECONNECT_IVL, 50)
         self._dials.setsockopt(zmq.RECONNECT_IVL_MAX, 500)
-        self._sidecars = sidecars
+        self._dialed: set[str] = set()
         self._wake_read, self._wake_write = sockets_of_os.socketpair()
         self._wake_write.setblocking(False)
         self._wake_read.setblocking(False)
@@ -141,8 +152,8 @@ class Server:
         pipe, clock = self.pipe, self._clock
         pipe.open(self._policy, clock.monotonic_ms(), clock.wall_ms(), __version__, os.uname().nodename)
         self._work(clock.monotonic_ms())
-        for address in self._sidecars.values():
-            self._dials.connect(address)
+        for address in self._reloading.setup.sidecars.values():
+            self.dial(address)
         logger.info("serving", extra={"facts": {"pipe": pipe.state.pipe, "term": pipe.state.term}})
         waiter = Waiter((self._clients, self._operators, self._dials), self._wake_read.fileno())
         while not self._stopping:
@@ -151,6 +162,7 @@ class Server:
             self._receive(ready, now_ms)
             self._work(now_ms)
             self._keep(waiter, ready, now_ms)
+            self._reload(now_ms)
         self._work(clock.monotonic_ms())
 
     def _keep(self, waiter: Waiter, ready: Container[object], now_ms: int) -> None:
@@ -169,16 +181,73 @@ class Server:
         if cpu_ns is not None:
             self._keep_cpu_ns_max = max(self._keep_cpu_ns_max, time.thread_time_ns() - cpu_ns)
 
+    def _reload(self, now_ms: int) -> None:
+        """One turn for a reload. Nothing is in flight; what it logs is durable before it is carried out."""
+        if self._hung_up:
+            self._hung_up = False
+            try:
+                self._reloading.ask()
+            except BadRequest:
+                logger.warning("SIGHUP: this pipe was started without files, there is nothing to reload")
+        if self._reloading.deadline(now_ms) is None:
+            return
+        started_ns = time.thread_time_ns()
+        to_log = self._reloading.turn(now_ms)
+        took_ns = time.thread_time_ns() - started_ns
+        if to_log:
+            self._log_group(now_ms)
+            if self._segments is not None and self._segments.unsynced_bytes:
+                self._segments.sync()
+            started_ns = time.thread_time_ns()
+            self._reloading.logged(now_ms)
+            took_ns = max(took_ns, time.thread_time_ns() - started_ns)
+        self._reload_ns_max = max(self._reload_ns_max, took_ns)
+
+    def _asked_to_reload(self, arguments: dict[str, Any], answer: Callable[[dict[str, Any]], None]) -> None:
+        self._reloading.ask(answer)
+
+    def _asked_for_config(self, arguments: dict[str, Any], answer: Callable[[dict[str, Any]], None]) -> None:
+        start = arguments.get("from", 0)
+        if type(start) is not int or start < 0:
+            raise BadRequest("from: allowed is a number of bytes, 0 or more")
+        answer(self._reloading.show(start))
+
+    def dial(self, address: str) -> None:
+        """Connect to a sidecar, unless that connection stands."""
+        if address not in self._dialed:
+            self._dialed.add(address)
+            self._dials.connect(address)
+
+    def hang_up(self, address: str) -> None:
+        """Let go of that connection."""
+        if address in self._dialed:
+            self._dialed.remove(address)
+            self._dials.disconnect(address)
+
+    def watch_disk(self, settings: DiskSettings) -> None:
+        """These are the disk's thresholds from now on."""
+        if self._disk is not None:
+            self._disk.reload(settings)
+
+    def reload(self, *_: object) -> None:
+        """Have the files read anew. Safe in a signal handler."""
+        self._hung_up = True
+        self._wake()
+
     def stop(self, *_: object) -> None:
         """End `run` after what was taken in is finished and synced. Safe in a signal handler."""
         self._stopping = True
+        self._wake()
+
+    def _wake(self) -> None:
         try:
             self._wake_write.send(b"\0")
         except BlockingIOError:
             pass  # it is awake already
 
     def handle_signals(self) -> None:
-        """SIGTERM and SIGINT end `run`."""
+        """SIGTERM and SIGINT end `run`, SIGHUP has the files read anew."""
+        signal.signal(signal.SIGHUP, self.reload)
         signal.signal(signal.SIGTERM, self.stop)
         signal.signal(signal.SIGINT, self.stop)
 
@@ -187,6 +256,7 @@ class Server:
         self._context.destroy(linger=200)
         if self._checkpoints is not None:
             self._checkpoints.close()
+        self._reloading.close()
         self._wake_read.close()
         self._wake_write.close()
         self._log.close()
@@ -205,6 +275,8 @@ class Server:
             None if self._unmarked_ms is None else self._unmarked_ms + IDLE_MARK_MS,
             None if self._segments is None else self._segments.sync_due(),
             None if self._keeper is None else self._keeper.deadline(now_ms),
+            self._orphans.deadline(now_ms),
+            self._reloading.deadline(now_ms),
         ):
             if other is not None:
                 deadline = min(deadline, other)
@@ -277,6 +349,7 @@ class Server:
         logged = self._alone and self._log_group(now_ms)
         pipe.tick(now_ms)
         self.pusher.turn(now_ms)
+        self._orphans.turn(now_ms)
         if self._log_group(now_ms):
             logged = True
         else:
@@ -350,6 +423,7 @@ class Server:
             "log": log_facts(self._log),
             "checkpoint": self._keeper_facts(),
             "disk": {} if self._disk is None else self._disk.facts(),
+            "reload": {"stall_cpu_us_max": self._reload_ns_max // 1_000},
         }
 
     def _keeper_facts(self) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from sidecar.letters import Letters
 from sidecar.links import Link
 from sidecar.service import ServiceSide
 from sidecar.upstream import PipeSide
-from sidecar.values import AgentSetup, Effect, RunKey, SendPipe
+from sidecar.values import AgentSetup, Effect, KindSetup, RunKey, SendPipe
 from sidecar.writing import Writing
 
 
@@ -104,6 +104,16 @@ class Agent:
     def healthy(self, kind: int, is_healthy: bool) -> None:
         """Whether the http handler of the kind is there; without it there is no credit."""
         self.handing.healthy(kind, is_healthy)
+
+    def reload(self, kinds: Iterable[KindSetup], now_ms: int) -> None:
+        """These are the sidecar's kinds from now on; what runs goes on. The pipes are asked for theirs again."""
+        self.handing.reload(kinds, now_ms)
+        for link in self.links:
+            link.greet, link.speak_ms = True, min(link.speak_ms, now_ms)
+
+    def retire(self, name: str) -> None:
+        """Services of this name get no more runs; what they run they finish."""
+        self._service.retire(name)
 
     def write(
         self,

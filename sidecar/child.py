@@ -35,6 +35,7 @@ def main() -> None:
     # after.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     stdin = open(sys.stdin.fileno(), "rb", buffering=0, closefd=False)  # noqa: SIM115  # open as long as this process
     told = json.loads(stdin.readline())
     sys.path[:0] = told["path"]
@@ -44,7 +45,7 @@ def main() -> None:
         logger.exception("a handler cannot be found: check `handler: {python: MODULE:FUNCTION}` of the routes")
         raise SystemExit(2) from error
     try:
-        asyncio.run(serve(told["door"], handlers, told["concurrency"], stdin))
+        asyncio.run(serve(told["door"], handlers, told["concurrency"], stdin, told["name"]))
     except Mpy6aError as error:
         logger.error("cannot serve", extra={"facts": {"why": str(error)}})
         raise SystemExit(3) from error
@@ -70,10 +71,12 @@ def die_with_parent() -> None:
         raise SystemExit(0)  # it died before we asked
 
 
-async def serve(door: str, handlers: list[Callable[..., object]], concurrency: int, stdin: RawIOBase) -> None:
+async def serve(
+    door: str, handlers: list[Callable[..., object]], concurrency: int, stdin: RawIOBase, name: str
+) -> None:
     """Serves the handlers over the door until the end of stdin."""
     loop = asyncio.get_running_loop()
-    async with mpy6a.AsyncPipe(door, name="python handlers") as pipe:
+    async with mpy6a.AsyncPipe(door, name=name) as pipe:
         serving = loop.create_task(pipe.serve(*handlers, concurrency=concurrency))
         loop.add_reader(stdin, _read, loop, stdin, serving)
         try:

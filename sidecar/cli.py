@@ -37,10 +37,11 @@ def command(config: Path | None, log_format: str, log_level: str) -> None:
 
     journal.start(log_format, log_level)
     os.environ["MPY6A_LOG_FORMAT"], os.environ["MPY6A_LOG_LEVEL"] = log_format, log_level  # for the child
-    settings = load_sidecar(find_config(config, os.environ, Path()))
+    path = find_config(config, os.environ, Path())
+    settings = load_sidecar(path)
     gc.collect()
     gc.freeze()
-    serve(settings)
+    serve(settings, path)
 
 
 def find_config(argument: Path | None, environ: Mapping[str, str], here: Path) -> Path:

@@ -120,6 +120,10 @@ class Clients:
         """Runs of the kind that the services connected would take now."""
         return sum(client.free() for client in self._servers.get(kind, {}).values())
 
+    def named(self, name: str) -> list[Client]:
+        """Clients that call themselves so."""
+        return [client for client in self._by_incarnation.values() if client.name == name]
+
     def served(self, kind: int) -> bool:
         """Is there a service that takes this kind, busy or not?"""
         return any(client.concurrency > 0 for client in self._servers.get(kind, {}).values())

@@ -56,6 +56,8 @@ class Handing:
         counts: Counter[str],
     ) -> None:
         self.kinds = {kind.id: kind for kind in kinds}
+        self.coming: dict[int, KindSetup] = {}  # of a reload that is not taken yet: services may serve them
+        self._gone: dict[int, KindSetup] = {}  # kinds that a reload took away: what runs of them goes on
         self.runs = Runs()
         self.told: list[Effect] = []
         self.draining = False
@@ -133,7 +135,7 @@ class Handing:
 
     def serves(self, kind: int) -> bool:
         """May services attach for this kind?"""
-        setup = self.kinds.get(kind)
+        setup = self.coming.get(kind) or self.kinds.get(kind)
         return setup is not None and setup.handler not in CALLED
 
     def outcome(self, client: Client, pipe: int, ending: Ending, now_ms: int) -> None:
@@ -164,6 +166,19 @@ class Handing:
         self._fresh.update(client.serves)
 
     # ---- what the driver says
+
+    def reload(self, kinds: Iterable[KindSetup], now_ms: int) -> None:
+        """These kinds from now on. Of others credit is taken back, what waits is released, what runs goes on."""
+        self.changes += 1
+        before, self.kinds, self.coming = self.kinds, {kind.id: kind for kind in kinds}, {}
+        self._gone = {number: kind for number, kind in (self._gone | before).items() if number not in self.kinds}
+        while len(self._gone) > limits.KINDS_MAX - len(self.kinds):
+            del self._gone[next(iter(self._gone))]
+        self._unhealthy &= self.kinds.keys()
+        self._fresh.update(self.kinds)
+        for run in self.runs.all():
+            if run.stage is Stage.WAITING and run.kind not in self.kinds:
+                self.end(run, Verb.RELEASE, 0, "this sidecar does not run the kind any more", now_ms)
 
     def finished(self, key: RunKey, now_ms: int, verb: Verb | None, retry_after_ms: int = 0, message: str = "") -> None:
         """The http or exec handler of the run ended; verb None: its writer decided the session."""
@@ -225,7 +240,7 @@ class Handing:
             client = self._clients.get(run.holder)
             if client is not None:
                 self._tell.stop(client, run.key.pipe, Code.FENCED, [run.key.session_epoch])
-            self.end(run, Verb.FAIL, 0, f"no outcome within {self.kinds[run.kind].timeout_ms} ms", now_ms)
+            self.end(run, Verb.FAIL, 0, f"no outcome within {run.timeout_ms} ms", now_ms)
 
     def hand_out(self, now_ms: int) -> None:
         """Gives waiting runs to whoever has room; releases those that nobody is there for."""
@@ -240,7 +255,7 @@ class Handing:
                     self.told.append(StartRun(run.key, setup, whole(self.runs.handed(run, b""))))
                 elif (client := self._clients.least_busy(kind)) is not None:
                     client.running.add(run.key)
-                    run.until_ms = now_ms + setup.timeout_ms
+                    run.timeout_ms, run.until_ms = setup.timeout_ms, now_ms + setup.timeout_ms
                     self._tell.push(client, run.key, self.runs.handed(run, client.incarnation))
                 elif self._clients.served(kind):
                     break
@@ -254,7 +269,7 @@ class Handing:
     def credit(self, dial: Dial, share: int) -> tuple[KindCredit, ...]:
         """Totals of every kind in this dial; a kind whose handler is not there gets no more than it has
         used."""
-        return tuple(self._credit(dial, setup, share) for setup in self.kinds.values())
+        return tuple(self._credit(dial, setup, share) for kinds in (self.kinds, self._gone) for setup in kinds.values())
 
     def end(self, run: Run, verb: Verb, retry_after_ms: int, message: str, now_ms: int) -> None:
         """Ends a run by its target; it is held until the pipe has answered."""
@@ -265,7 +280,8 @@ class Handing:
 
     def _credit(self, dial: Dial, setup: KindSetup, share: int) -> KindCredit:
         free: int | None = None
-        if self.draining or setup.id in self._unhealthy or len(self.runs) >= limits.HELD_SESSIONS_MAX:
+        closed = self.draining or setup.id in self._unhealthy or setup.id in self._gone
+        if closed or len(self.runs) >= limits.HELD_SESSIONS_MAX:
             free = 0
         elif setup.handler not in CALLED:
             free = self._clients.free(setup.id)

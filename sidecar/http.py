@@ -50,7 +50,7 @@ class HttpHandlers:
         self._probes: dict[int, asyncio.Task[None]] = {}
 
     def open(self) -> None:
-        """Asks for the health of kinds that say where. Needs a running loop."""
+        """Needs a running loop."""
         # A connection for each call: on a kept one a restarted handler looks like a call that broke, and is
         # charged.
         self._session = aiohttp.ClientSession(
@@ -59,8 +59,17 @@ class HttpHandlers:
             headers={"User-Agent": f"mpy6a-sidecar/{__version__}", "Accept-Encoding": "identity"},
             auto_decompress=False,
         )
-        for kind, handler in self._handlers.items():
-            if handler.health is not None:
+        self.serve(self._handlers)
+
+    def serve(self, handlers: Mapping[int, HttpHandler]) -> None:
+        """These from now on; runs go on with theirs. Asks for the health of those that are new and say where."""
+        before, self._handlers = self._handlers, handlers
+        for kind in list(self._probes):
+            if before.get(kind) != handlers.get(kind):
+                self._probes.pop(kind).cancel()
+                self._agent.healthy(kind, True)
+        for kind, handler in handlers.items():
+            if handler.health is not None and (before is handlers or before.get(kind) != handler):
                 self._unhealthy(kind)
 
     async def close(self) -> None:
@@ -82,7 +91,7 @@ class HttpHandlers:
 
     async def _work(self, run: CallbackRun, handler: HttpHandler) -> Outcome:
         outcome = await self._ask(run, handler)
-        if outcome.unreachable:
+        if outcome.unreachable and self._handlers.get(run.kind.id) == handler:
             self._unhealthy(run.kind.id)
         return outcome
 

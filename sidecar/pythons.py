@@ -36,7 +36,12 @@ class PythonHandlers:
         path: Sequence[Path],
         concurrency: int,
         on_end: Callable[[int], None] | None = None,
+        name: str = "python handlers",
     ) -> None:
+        """`name`: what it calls itself at the door."""
+        self.name = name
+        self.first_end = asyncio.Event()  # its first process has ended
+        self.status: int | None = None  # of the last process that has
         self._on_end = on_end
         self._told = json.dumps(
             {
@@ -44,6 +49,7 @@ class PythonHandlers:
                 "targets": sorted(set(targets)),
                 "path": [str(directory) for directory in path],
                 "concurrency": concurrency,
+                "name": name,
             }
         )
         self._process: subprocess.Popen[bytes] | None = None
@@ -88,7 +94,8 @@ class PythonHandlers:
             self._ended = ended = asyncio.Event()
             watch(loop, process, ended)
             await ended.wait()
-            self._process = None
+            self._process, self.status = None, process.returncode
+            self.first_end.set()
             if self._draining:
                 return
             if self._on_end is not None:

@@ -4,7 +4,7 @@
 
 Handlers of kinds with `http:` are called from this loop, those with `exec:` are programs that it follows; those
 with `python:` run in a child process that attaches over the sidecar's own door. SIGTERM drains: `drained` of the
-agent, or a deadline, ends `run`.
+agent, or a deadline, ends `run`. SIGHUP has the files read anew.
 """
 
 from __future__ import annotations
@@ -17,16 +17,18 @@ import signal
 import sys
 from collections import Counter
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from pathlib import Path
+from typing import Final
 
 from mpy6a import limits
 from mpy6a.clock import Clock, OsClock
 from mpy6a.config import Attached, ExecHandler, HandlerSpec, HttpHandler, PythonHandler, SidecarSettings
-from mpy6a.errors import CannotStart
+from mpy6a.errors import CannotStart, ConfigError
+from sidecar import reloading
 from sidecar.agent import Agent
 from sidecar.doors import Doors
+from sidecar.handlers import Handlers
 from sidecar.peers import Peers
-from sidecar.pythons import PythonHandlers
 from sidecar.values import (
     AgentSetup,
     Effect,
@@ -40,11 +42,6 @@ from sidecar.values import (
     Told,
     Wrote,
 )
-
-if TYPE_CHECKING:
-    from sidecar.callbackruns import CallbackRuns
-    from sidecar.execs import ExecHandlers
-    from sidecar.http import HttpHandlers
 
 logger = logging.getLogger(__name__)
 
@@ -61,9 +58,10 @@ class Runner:
         settings: SidecarSettings,
         clock: Clock | None = None,
         on_python_end: Callable[[int], None] | None = None,
+        path: Path | None = None,
     ) -> None:
+        """`path`: the sidecar.yaml that a reload reads anew."""
         self._settings = settings
-        self._on_python_end = on_python_end
         self._clock = clock or OsClock()
         self._setup = setup(settings)
         self._agent = Agent(self._setup, self._clock.monotonic_ms())
@@ -78,10 +76,10 @@ class Runner:
         )
         self._loop: asyncio.AbstractEventLoop
         self._peers: Peers
-        self._callbacks: CallbackRuns | None = None
-        self._http: HttpHandlers | None = None
-        self._execs: ExecHandlers | None = None
-        self._pythons: PythonHandlers | None = None
+        self._handlers = Handlers(settings, self._agent, self._clock, self._wake, self._until, on_python_end)
+        self._path = path
+        self._reloading: asyncio.Task[None] | None = None
+        self._wanted = False  # another reload
         self._timer: asyncio.TimerHandle | None = None
         self._timer_ms = 0
         self._turn_scheduled = False
@@ -97,9 +95,10 @@ class Runner:
         self._peers = Peers(self._loop, self._process_died)
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self.stop)
+        self._loop.add_signal_handler(signal.SIGHUP, self.hang_up)
         descriptors = self._doors.descriptors()
         try:
-            await self._start_handlers()
+            await self._handlers.open()
             for descriptor in descriptors:
                 self._loop.add_reader(descriptor, self._readable, descriptor)
             self._wake()
@@ -107,6 +106,9 @@ class Runner:
             logger.info("serving", extra={"facts": facts})
             report = self._loop.create_task(self._report_forever())
             await self._stopping.wait()
+            if self._reloading is not None:
+                self._reloading.cancel()
+                await asyncio.wait([self._reloading])
             if self._failure is None:
                 await self._drain()
             report.cancel()
@@ -117,14 +119,7 @@ class Runner:
                 self._loop.remove_reader(descriptor)
             if self._timer is not None:
                 self._timer.cancel()
-            if self._pythons is not None:
-                await self._pythons.close()
-            if self._callbacks is not None:
-                await self._callbacks.close()
-            if self._http is not None:
-                await self._http.close()
-            if self._execs is not None:
-                await self._execs.close()
+            await self._handlers.close()
             self._peers.close()
             self._doors.close(limits.GOODBYE_LINGER_MS)
             self._report()
@@ -153,9 +148,12 @@ class Runner:
         try:
             self._work()
         except Exception as error:  # noqa: BLE001 -- a bug of ours: better a sidecar that ends than one that hangs
-            self._failure = error
-            self._stopping.set()
-            self._hurried.set()
+            self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        self._failure = error
+        self._stopping.set()
+        self._hurried.set()
 
     def _work(self) -> None:
         now_ms = self._clock.monotonic_ms()
@@ -201,18 +199,16 @@ class Runner:
                 if not self._agent.links[link].writable or not self._doors.to_pipe(link, payload):
                     self._agent.unsent(link, payload)
             case StartRun():
-                called = self._execs if effect.kind.handler == "exec" else self._http
-                assert called is not None
-                called.start(effect)
+                self._handlers.start(effect)
             case StopRun():
-                assert self._callbacks is not None
-                self._callbacks.stop(effect.key, effect.code)
+                assert self._handlers.callbacks is not None
+                self._handlers.callbacks.stop(effect.key, effect.code)
             case Wrote():
-                assert self._callbacks is not None
-                self._callbacks.wrote(effect.token, effect.error)
+                assert self._handlers.callbacks is not None
+                self._handlers.callbacks.wrote(effect.token, effect.error)
             case Ended():
-                if self._callbacks is not None:
-                    self._callbacks.ended(effect.key, effect.error)
+                if self._handlers.callbacks is not None:
+                    self._handlers.callbacks.ended(effect.key, effect.error)
             case Told(level, message, facts):
                 logger.log(LEVELS[level], message, extra={"facts": facts})
 
@@ -240,48 +236,39 @@ class Runner:
 
     # ---- handlers
 
-    async def _start_handlers(self) -> None:
-        handlers = self._settings.handlers
-        ids = {name: route.policy.id for name, route in self._settings.kinds.items()}
-        https = {ids[name]: spec for name, spec in handlers.items() if isinstance(spec, HttpHandler)}
-        programs = {name: spec for name, spec in handlers.items() if isinstance(spec, ExecHandler)}
-        if https or programs:
-            from sidecar.callbackruns import CallbackRuns  # aiohttp: 150 ms and 20 MB that others do not pay
+    def hang_up(self) -> None:
+        """Reads the files anew; what comes while they are read is read once more after."""
+        self._wanted = True
+        if self._reloading is None and not self._stopping.is_set():
+            self._reloading = self._loop.create_task(self._reload())
+            self._reloading.add_done_callback(self._reloaded)
 
-            self._callbacks = CallbackRuns(self._agent, self._settings.callback, self._clock, self._wake)
-            await self._callbacks.open()
-        if https:
-            from sidecar.http import HttpHandlers
+    async def _reload(self) -> None:
+        if self._path is None:
+            logger.warning("SIGHUP: this sidecar was started without files, there is nothing to reload")
+            self._wanted = False
+        while self._wanted and self._path is not None:
+            self._wanted = False
+            try:
+                settings = await reloading.read(self._path, self._settings)
+                await self._handlers.reload(settings, setup(settings).kinds)
+            except (ConfigError, CannotStart) as problem:
+                for line in str(problem).splitlines()[:20]:
+                    logger.error("reload: nothing has changed", extra={"facts": {"why": line}})
+                continue
+            before, self._settings = self._settings, settings
+            logger.info("reloaded", extra={"facts": {"kinds": reloading.changes(before, settings)}})
 
-            assert self._callbacks is not None
-            self._http = HttpHandlers(self._agent, self._callbacks, https, self._clock, self._wake)
-            self._http.open()
-        if programs:
-            from sidecar import execs
-
-            assert self._callbacks is not None
-            for name, spec in programs.items():
-                execs.check(name, spec)
-            self._execs = execs.ExecHandlers(self._callbacks, {ids[name]: spec for name, spec in programs.items()})
-            self._execs.open()
-        targets = [spec.target for spec in handlers.values() if isinstance(spec, PythonHandler)]
-        if targets:
-            routes = [route for route in self._settings.kinds.values() if isinstance(route.handler, PythonHandler)]
-            concurrency = sum(route.policy.concurrency for route in routes)
-            self._pythons = PythonHandlers(
-                self._settings.listen,
-                targets,
-                self._settings.path,
-                min(concurrency, limits.CONCURRENCY_MAX),
-                self._on_python_end,
-            )
-            self._pythons.start(self._loop)
+    def _reloaded(self, task: asyncio.Task[None]) -> None:
+        self._reloading = None
+        if not task.cancelled() and (error := task.exception()) is not None:
+            assert isinstance(error, Exception)
+            self._fail(error)
 
     async def _drain(self) -> None:
         """Runs get their grace, the rest is released, endings are answered or given up."""
         logger.info("draining", extra={"facts": {"running": self._agent.running}})
-        if self._pythons is not None:
-            self._pythons.drain()
+        self._handlers.drain()
         self._agent.drain(self._clock.monotonic_ms())
         self._wake()
         hurried = self._loop.create_task(self._hurried.wait())
@@ -356,8 +343,8 @@ def _group(name: str | None) -> int:
         raise CannotStart(f"group {name!r} of `group:` does not exist: create it, or name another one") from None
 
 
-def serve(settings: SidecarSettings) -> None:
-    """Runs a sidecar until it is told to stop. Raises CannotStart."""
+def serve(settings: SidecarSettings, path: Path | None = None) -> None:
+    """Runs a sidecar until it is told to stop; `path` is read anew at SIGHUP. Raises CannotStart."""
     if sys.platform != "linux":
         raise CannotStart("mpy6a runs on Linux only: it relies on its sockets' credentials and file modes")
-    asyncio.run(Runner(settings).run())
+    asyncio.run(Runner(settings, path=path).run())

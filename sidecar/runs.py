@@ -37,6 +37,7 @@ class Run:
     taken_ms: int
     stage: Stage = Stage.WAITING
     holder: bytes = b""
+    timeout_ms: int = 0  # of its kind when it was handed over
     until_ms: int = 0  # at an attached service: when the kind's timeout ends it
 
 

@@ -6,7 +6,7 @@ look into their bodies. Whatever a client sends gets an answer or is counted; it
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Sequence
 
 from mpy6a import limits, wire
@@ -19,6 +19,8 @@ from sidecar.letters import Letters
 from sidecar.links import Link, link_to
 from sidecar.values import AgentSetup, Effect, Told
 from sidecar.welcomes import PROTOCOL, Welcomes
+
+RETIRED_MAX = 64  # names of processes that a reload has replaced; the last ones may still run
 
 
 class ServiceSide:
@@ -42,6 +44,7 @@ class ServiceSide:
         self._letters = letters
         self._counts = counts
         self._welcomes = Welcomes(links, now_ms)
+        self._retired: deque[str] = deque(maxlen=RETIRED_MAX)
 
     def received(self, identity: bytes, payload: bytes, now_ms: int, principal: int) -> None:
         """One message of one connection: an envelope of packed messages."""
@@ -74,6 +77,12 @@ class ServiceSide:
             link.tell_gone(client.incarnation)
         if died:
             self.told.append(Told("warning", "a client is gone without a goodbye", {"name": client.name}))
+
+    def retire(self, name: str) -> None:
+        """Clients of this name get no more runs; what they run they finish."""
+        self._retired.append(name)
+        for client in self._clients.named(name):
+            self._handing.serve(client, client.serves, 0)
 
     def drain(self) -> None:
         """Tells the services that serve kinds that no more will come."""
@@ -189,7 +198,8 @@ class ServiceSide:
             self._error(client, MessageType.SERVE, Code.UNKNOWN_KIND, why)
         if self._handing.draining:
             self._stopping(client)
-        self._handing.serve(client, taken, min(serve.concurrency, limits.CONCURRENCY_MAX))
+        concurrency = 0 if client.name in self._retired else min(serve.concurrency, limits.CONCURRENCY_MAX)
+        self._handing.serve(client, taken, concurrency)
 
     def _stopping(self, client: Client) -> None:
         self._error(client, MessageType.SERVE, Code.SHUTTING_DOWN, "the sidecar is stopping")

@@ -40,9 +40,23 @@ def init(directory: Path) -> None:
     click.echo("next, each in a terminal there: mpy6a serve · mpy6a-sidecar · python handlers.py Ada")
 
 
-@click.group()
+class _Config(click.Group):
+    """`plan` asks the pipe: what that takes is imported only then."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [*super().list_commands(ctx), "plan"]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name != "plan":
+            return super().get_command(ctx, cmd_name)
+        from mpy6a.commands.plan import plan
+
+        return plan
+
+
+@click.group(cls=_Config)
 def config() -> None:
-    """Check config files, and have an editor check them."""
+    """Check config files, say what they would change, and have an editor check them."""
 
 
 @config.command()
@@ -115,7 +129,7 @@ def version(as_json: bool) -> None:
     import zmq
 
     from mpy6a.framing import FORMAT_VERSION
-    from mpy6a.pipe import PROTOCOL_VERSION
+    from mpy6a.welcome import PROTOCOL_VERSION
 
     facts = {
         "mpy6a": __version__,

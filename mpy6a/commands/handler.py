@@ -29,10 +29,11 @@ from mpy6a.config import (
     load_routes,
 )
 from mpy6a.config.problems import shortened, shown
-from mpy6a.config.values import duration_text, parse_duration
+from mpy6a.config.values import parse_duration
 from mpy6a.errors import ConfigError
 from mpy6a.exits import EXIT_FOUND_BAD
 from mpy6a.policy import Policy, nearest
+from mpy6a.units import duration_text
 
 if TYPE_CHECKING:
     from mpy6a.commands.trial import Trial

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import click
 
-from mpy6a.client.operator import Operator
+from mpy6a.client.operator import TIMEOUT_S, Operator
 from mpy6a.commands.completion import kinds_of
 from mpy6a.commands.until import ENDS, Until
 from mpy6a.config import find_pipe_config, load_pipe
@@ -58,10 +58,12 @@ def with_door(command: Command) -> Command:
     return click.option("--json", "as_json", is_flag=True, help="print JSON")(command)
 
 
-def ask(config: Path | None, admin: str | None, verb: str, arguments: dict[str, Any]) -> dict[str, Any]:
+def ask(
+    config: Path | None, admin: str | None, verb: str, arguments: dict[str, Any], *, timeout_s: float = TIMEOUT_S
+) -> dict[str, Any]:
     """One request to the admin door that the options or the config name."""
     address = admin or load_pipe(find_pipe_config(config, os.environ, Path.cwd())).admin
-    with Operator(address) as operator:
+    with Operator(address, timeout=timeout_s) as operator:
         facts: dict[str, Any] = operator.request(verb, arguments)
         return facts
 

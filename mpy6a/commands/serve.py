@@ -14,6 +14,8 @@ from mpy6a.checkpoint.driver import Checkpointer
 from mpy6a.checkpoint.file import CheckpointFile  # SQLite with it: no turn of the loop is to pay for that
 from mpy6a.clock import OsClock
 from mpy6a.config import PipeSettings, find_pipe_config, load_pipe
+from mpy6a.config.reader import ConfigReader
+from mpy6a.config.setup import setup_of
 from mpy6a.errors import CannotStart, DiskFailed
 from mpy6a.files import OsFiles
 from mpy6a.log import Progress
@@ -33,12 +35,13 @@ logger = logging.getLogger(__name__)
 def serve(config: Path | None, log_format: str, log_level: str) -> None:
     """Run the pipe of CONFIG (default: $MPY6A_CONFIG, then ./pipe.yaml) until SIGTERM."""
     journal.start(log_format, log_level)
-    settings = load_pipe(find_pipe_config(config, os.environ, Path.cwd()))
-    run(settings)
+    path = find_pipe_config(config, os.environ, Path.cwd())
+    run(load_pipe(path), path)
 
 
-def run(settings: PipeSettings) -> None:
-    """Open the log, replay it, serve. A failed write or sync ends the process: nothing after it is acknowledged."""
+def run(settings: PipeSettings, path: Path | None = None) -> None:
+    """Open the log, replay it, serve. A failed write or sync ends the process: nothing after it is acknowledged.
+    `path`: the pipe.yaml that a reload reads anew."""
     collecting.leave_the_old()
     interval_ms = settings.log.interval_ms if settings.log.fsync == "interval" else None
     try:
@@ -73,6 +76,8 @@ def run(settings: PipeSettings) -> None:
             disk=settings.disk,
             checkpoint_bytes=settings.log.checkpoint_bytes,
             keep_bytes=settings.log.keep_bytes,
+            setup=setup_of(settings),
+            reader=None if path is None else ConfigReader(str(path)),
         )
     except BaseException:
         log.close()

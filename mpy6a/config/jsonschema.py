@@ -11,7 +11,7 @@ import types
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Final, Union, get_args, get_origin
 
-from mpy6a import limits, resources
+from mpy6a import limits, resources, units
 from mpy6a.config import addresses, pipe, routes, values
 from mpy6a.config.checking import FileType
 from mpy6a.config.pipe import PipeSection
@@ -200,11 +200,11 @@ def _default(field: FieldInfo) -> Any:
         case Amount():
             return values.part_text(made)
         case tuple():
-            return "..".join(map(values.duration_text, made))
+            return "..".join(map(units.duration_text, made))
         case int() if isinstance(validator, values.Duration):
-            return values.duration_text(made)
+            return units.duration_text(made)
         case int() if isinstance(validator, values.Size):
-            return values.size_text(made) if made else 0
+            return units.size_text(made) if made else 0
         case _:
             return made
 

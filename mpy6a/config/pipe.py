@@ -23,10 +23,11 @@ from mpy6a.config.routes import (
 )
 from mpy6a.config.schema import AfterValidator, Field, PlainValidator
 from mpy6a.config.section import Section, validate
-from mpy6a.config.values import Choice, Duration, Name, Part, Several, Size, Whole, part_text, refuse, size_text
+from mpy6a.config.values import Choice, Duration, Name, Part, Several, Size, Whole, part_text, refuse
 from mpy6a.config.yamlfile import Document, read
 from mpy6a.disk import Amount, DiskSettings
 from mpy6a.policy import Policy
+from mpy6a.units import size_text
 
 Fsync = Literal["always", "interval"]
 

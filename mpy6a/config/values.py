@@ -17,20 +17,11 @@ from mpy6a import limits
 from mpy6a.config.problems import one_of, shown
 from mpy6a.config.schema import AfterValidator, PlainValidator
 from mpy6a.disk import Amount
+from mpy6a.units import UNITS_BYTES, UNITS_MS, duration_text, size_text
 
-_UNITS_MS: Final = {"d": 86_400_000, "h": 3_600_000, "m": 60_000, "s": 1_000, "ms": 1}
 _RATE_UNITS_MS: Final = {"s": 1_000, "m": 60_000, "h": 3_600_000}
-_UNITS_BYTES: Final = {
-    "B": 1,
-    "KiB": 1 << 10,
-    "MiB": 1 << 20,
-    "GiB": 1 << 30,
-    "KB": 10**3,
-    "MB": 10**6,
-    "GB": 10**9,
-}
-_DURATION: Final = re.compile("".join(f"(?:([0-9]{{1,12}}){unit})?" for unit in _UNITS_MS))
-_SIZE: Final = re.compile(f"([0-9]{{1,12}})({'|'.join(_UNITS_BYTES)})")
+_DURATION: Final = re.compile("".join(f"(?:([0-9]{{1,12}}){unit})?" for unit in UNITS_MS))
+_SIZE: Final = re.compile(f"([0-9]{{1,12}})({'|'.join(UNITS_BYTES)})")
 _PERCENT: Final = re.compile(r"([0-9]{1,3})(?:\.([0-9]))?%")
 _BARE: Final = re.compile(r"[0-9]{1,20}")
 NAME_PATTERN: Final = rf"[a-z0-9][a-z0-9._-]{{0,{limits.NAME_BYTES_MAX - 1}}}"
@@ -148,8 +139,8 @@ class Size:
             steps = f" in steps of {size_text(self.multiple)}" if self.multiple > 1 else ""
             refuse(f"{size_text(self.low)} to {size_text(self.high)}{steps}")
         if (number := _bare(value)) is not None:
-            refuse(f"a size with its unit, such as {number}KiB or {number}MiB ({', '.join(_UNITS_BYTES)})")
-        refuse(f"a size such as 512KiB or 16MiB (a whole number with {', '.join(_UNITS_BYTES)})")
+            refuse(f"a size with its unit, such as {number}KiB or {number}MiB ({', '.join(UNITS_BYTES)})")
+        refuse(f"a size such as 512KiB or 16MiB (a whole number with {', '.join(UNITS_BYTES)})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +170,7 @@ def parse_duration(value: object) -> int | None:
         return 0
     if not isinstance(value, str) or not value or (found := _DURATION.fullmatch(value)) is None:
         return None
-    return sum(int(number) * unit for number, unit in zip(found.groups("0"), _UNITS_MS.values(), strict=True))
+    return sum(int(number) * unit for number, unit in zip(found.groups("0"), UNITS_MS.values(), strict=True))
 
 
 def parse_size(value: object) -> int | None:
@@ -188,16 +179,7 @@ def parse_size(value: object) -> int | None:
         return 0
     if not isinstance(value, str) or (found := _SIZE.fullmatch(value)) is None:
         return None
-    return int(found[1]) * _UNITS_BYTES[found[2]]
-
-
-def duration_text(ms: int) -> str:
-    """The shortest way to write a duration: 90_000 is `1m30s`."""
-    text = ""
-    for unit, length in _UNITS_MS.items():
-        number, ms = divmod(ms, length)
-        text += f"{number}{unit}" if number else ""
-    return text or "0"
+    return int(found[1]) * UNITS_BYTES[found[2]]
 
 
 def part_text(amount: Amount) -> str:
@@ -210,14 +192,6 @@ def rate_text(number: int, unit_ms: int) -> str:
     """As it is written: (100, 1_000) is `100/s`."""
     unit = next(unit for unit, length in _RATE_UNITS_MS.items() if length == unit_ms)
     return f"{number}/{unit}"
-
-
-def size_text(size: int) -> str:
-    """A size in the largest binary unit that divides it."""
-    for unit in ("GiB", "MiB", "KiB"):
-        if size and size % _UNITS_BYTES[unit] == 0:
-            return f"{size // _UNITS_BYTES[unit]}{unit}"
-    return f"{size}B"
 
 
 def _bare(value: object) -> str | None:

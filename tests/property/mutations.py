@@ -48,7 +48,12 @@ MUTATIONS: Final = (
     Mutation("an old New is made", STATE, "first_sent_ms >= OUTCOME_KEPT_MS", "first_sent_ms > OUTCOME_KEPT_MS"),
     Mutation("outcomes are forgotten at once", REQUESTS, "client.last_ms + OUTCOME_KEPT_MS", "client.last_ms"),
     Mutation("a mark goes back", REQUESTS, "if mark > client.mark:", "if mark != client.mark:"),
-    Mutation("a key outlives all", SESSIONS, "key), None)\n        shard", "key), None) if 0 else 0\n        shard"),
+    Mutation(
+        "a key outlives all",
+        SESSIONS,
+        "key), None)\n            if extra.order_key:\n                self.orders.remove",
+        "key), None) if 0 else 0\n            if extra.order_key:\n                self.orders.remove",
+    ),
     # Epochs.
     Mutation("the fence carries the id's term", SESSIONS, "fence(self.term, session", "fence(session.term, session"),
     Mutation("an epoch inherits the seq", SESSIONS, "        session.seq = 0\n", ""),
@@ -65,7 +70,7 @@ MUTATIONS: Final = (
     Mutation("a row counts beside its session", SESSIONS, "        self.filed.discard(index)\n", ""),
     Mutation("a filed session is not found", SESSIONS, "if session is None and index in self.filed:", "if False:"),
     Mutation("a filed key is free", SESSIONS, "self._load(index) if index in self.filed else None", "None"),
-    Mutation("a row that does not count has its key", SESSIONS, "(index) if index in self.filed", "(index) if index"),
+    Mutation("a row that does not count has its key", SESSIONS, "in self.filed else None\n        return", "else None\n        return"),
     Mutation("a filed trace is forgotten", SESSIONS, "trace = self.source.trace(term, index)", "trace = None"),
     Mutation("a held session is loaded, its holder not", SESSIONS, "        self.filed.add(session.index)\n", ""),
     # Figures.

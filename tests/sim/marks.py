@@ -89,7 +89,7 @@ BRANCHES: Final = (
     "open: torn tail cut", "open: tail written again", "open: several segments", "open: marked", "open: disk failed",
     "open: power cut", "open: clock held",
     "pipe: died between log and answers", "pipe: ended by its disk", "pipe: lost its power in a write",
-    "pipe: clock accepted", "operator: paused until", "pipe: pushed again", "pipe: stop",
+    "pipe: clock accepted", "operator: paused until", "pipe: reloaded", "pipe: pushed again", "pipe: stop",
     "pipe: a sidecar that was not dialed",
     "pipe: stopped in order", "log: mark", "LOG replayed not answered", "LOG lost not promised",
     "flip: refused by DamagedAt", "flip: last group cut",

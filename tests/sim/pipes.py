@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Final
 
 from mpy6a import limits
 from mpy6a.checkpoint.loading import load_state
-from mpy6a.entries import Admin, SessionKey
+from mpy6a.entries import Admin, SessionKey, encode_policy
 from mpy6a.errors import CannotStart, Code, DamagedLog, DiskFailed, Malformed, VersionMismatch
 from mpy6a.framing import Frame, FrameType
 from mpy6a.keeping import Keeper
 from mpy6a.log.segments import SegmentLog
 from mpy6a.messages import Ack, AnyMessage, Error, MessageType, Push, Stop
 from mpy6a.model import AdminVerb
+from mpy6a.orphans import Orphans
 from mpy6a.pipe import Pipe
 from mpy6a.policy import Policy
 from mpy6a.push import Pusher
@@ -96,6 +97,7 @@ class PipeProcess(Process):
         self.shadow.opened(found, begins_at)
         self.pipe = Pipe(state, world.chance.randbytes(16), durable=self.log.durable, authorise=_may)
         self.pusher = Pusher(self.pipe, self.log.read, dict.fromkeys(world.sidecars, "sim"))
+        self.orphans = Orphans(self.pipe)
         self.keeper = Keeper(
             self.pipe, self.log, self.writer, self.writer.disk.open, self.log.replayed_bytes,
             checkpoint_bytes(world.seed), keep_bytes(world.seed),
@@ -199,6 +201,7 @@ class PipeProcess(Process):
         deadline = self.pipe.deadline(now_ms)
         for other in (
             self.pusher.deadline(now_ms),
+            self.orphans.deadline(now_ms),
             None if self._unmarked_ms is None else self._unmarked_ms + IDLE_MARK_MS,
             self.log.sync_due(),
             self.keeper.deadline(now_ms),
@@ -233,6 +236,7 @@ class PipeProcess(Process):
         before = filed.count
         pipe.tick(now_ms)
         pusher.turn(now_ms)
+        self.orphans.turn(now_ms)
         if filed.count < before:
             self.world.note("memory", "came back for its turn")
         if self._logged(now_ms, busy=lone):
@@ -399,6 +403,17 @@ class PipeProcess(Process):
                 raise Violation("verdict", f"an operator's {verb.name} is told {found}, {oracle.words} is right")
 
         self.pipe.say(word, self.clock(), done)
+        self.wake()
+
+    def reload(self, policy: Policy) -> None:
+        """Other routes while it runs."""
+        self.policy = policy
+
+        def done(applied: Applied) -> None:
+            self.world.note("pipe", "reloaded")
+            self.pusher.look_again()
+
+        self.pipe.reload(policy, encode_policy(policy), self.clock(), done)
         self.wake()
 
     def accept_clock(self) -> None:

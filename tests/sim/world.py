@@ -12,7 +12,7 @@ from random import Random
 from typing import Final
 
 from mpy6a.pipe import Pipe
-from mpy6a.policy import IDLE_MS, KindPolicy, Policy
+from mpy6a.policy import IDLE_MS, KindPolicy, Orphans, Policy
 from mpy6a.session import PARKED, STORED
 from sidecar.values import KindSetup
 
@@ -344,7 +344,9 @@ class World:
 _NAMED: Final = frozenset({"BEHIND", "PARKED", "SESSION_PAUSED", "KIND_PAUSED", "ORPHAN_KIND", "FAR_TIMER"})
 
 
-def policy_for(chance: Random, lease_ms: int, *, without: Iterable[int] = ()) -> Policy:
+def policy_for(
+    chance: Random, lease_ms: int, *, without: Iterable[int] = (), orphans: Orphans = "hold"
+) -> Policy:
     """Routes of the world; times are short, so that much happens."""
     kinds = [
         KindPolicy(
@@ -370,5 +372,5 @@ def policy_for(chance: Random, lease_ms: int, *, without: Iterable[int] = ()) ->
     left = set(without)
     return Policy(
         {kind.id: kind for kind in kinds if kind.id not in left}, lease_ms=lease_ms, record_bytes_max=1_200,
-        session_bytes_max=4_000, session_records_max=20,
+        session_bytes_max=4_000, session_records_max=20, orphans=orphans,
     )  # fmt: skip

@@ -14,7 +14,7 @@ from mpy6a.errors import Code
 
 from .decoding import read_batch, read_uncharged, read_verdicts
 from .facts import ADMIN, BATCH, OPENING, POLICY, PROPOSALS, FrameSeen, Kept, PolicySeen, Told, Violation
-from .model import OPEN, PARKED, REPEATING, STORED, UNNAMED, Key, Session
+from .model import OPEN, PARKED, REPEATING, STORED, Key, Session
 from .paces import BAD, Paces
 from .verdicts import Answer, Verdicts
 
@@ -156,7 +156,7 @@ class Oracle:
             (policy,) = frame.items
             assert isinstance(policy, PolicySeen)
             model.kinds = policy.kinds
-            self._paces.reloaded(policy.kinds)
+            self._paces.reloaded(policy.kinds, frame.first_index)
             model.session_bytes_max, model.session_records_max = policy.session_bytes_max, policy.session_records_max
         elif frame.type == OPENING:
             model.term = frame.term
@@ -181,7 +181,7 @@ class Oracle:
                 said = "charged" if charged else "not charged"
                 raise Violation("breaker", f"session {session.id} is {said} while the breaker of its kind is {state}")
             self.notes["BREAKER", "failure", "charged" if charged else "not charged"] += 1
-        what = self._paces.ended(number, session.index, how, policy or UNNAMED, frame.first_index)
+        what = self._paces.ended(number, session.index, how, policy, frame.first_index)
         if what:
             self.notes["BREAKER", what, ""] += 1
 

@@ -43,11 +43,16 @@ class Paces:
             kind.closed = (0, 0)
             kind.full_ms = 0.0
 
-    def reloaded(self, kinds: Mapping[int, KindSeen]) -> None:
-        """Another policy."""
+    def reloaded(self, kinds: Mapping[int, KindSeen], change: int) -> None:
+        """Another policy, from that log index on."""
         for number, kind in self._kinds.items():
-            if number not in kinds or not kinds[number].breaker:
+            if kind.open_at and (number not in kinds or not kinds[number].breaker):
+                kind.closed = (kind.open_at, change)
                 kind.open_at = 0
+            if number not in kinds:
+                kind.failed.clear()
+                kind.probing.clear()
+                kind.full_ms = 0.0
 
     def is_open(self, number: int, group_index: int) -> bool:
         """Whether the breaker was open when the pipe chose what stands in the group that begins there."""
@@ -75,11 +80,13 @@ class Paces:
             if len(kind.probing) > 1:
                 raise Violation("breaker", f"kind {number} is open, and tries {sorted(kind.probing)} at a time")
 
-    def ended(self, number: int, index: int, how: str, policy: KindSeen, change: int) -> str:
+    def ended(self, number: int, index: int, how: str, policy: KindSeen | None, change: int) -> str:
         """A run is over; what it did to the breaker, in a word."""
         kind = self._kinds.setdefault(number, _Kind())
         kind.running.discard(index)
         kind.probing.discard(index)
+        if policy is None:
+            return ""
         if how == GOOD:
             closes = kind.open_at > 0
             if closes:

@@ -80,7 +80,11 @@ def _resume_kind(world: World, chance: Random, kind: int) -> None:
 
 
 def reload(world: World, chance: Random) -> None:
-    """Started again with other routes; a kind may be missing from them."""
+    """Other routes, while it runs or by another start; a kind may be missing from them."""
     without = (chance.choice((2, 4)),) if chance.random() < 0.4 else ()
-    world.pipe.policy = policy_for(chance, world.lease_ms, without=without)
+    policy = policy_for(chance, world.lease_ms, without=without, orphans=chance.choice(("hold", "hold", "park")))
+    if world.pipe.alive and not world.pipe.paused and chance.random() < 0.6:
+        world.pipe.reload(policy)
+        return
+    world.pipe.policy = policy
     kill_pipe(world, chance)

@@ -35,7 +35,7 @@ def test_commands_options_and_words() -> None:
     """What click knows, without a word of ours."""
     assert completed("", "") == list(COMMANDS)
     assert completed("", "se") == ["serve", "sessions"]
-    assert sorted(completed("config", "")) == ["check", "schema"]
+    assert sorted(completed("config", "")) == ["check", "plan", "schema"]
     assert completed("config schema", "") == ["pipe", "routes", "sidecar"]
     assert completed("serve", "--log-f") == ["--log-format"]
     assert completed("serve --log-format", "j") == ["json"]

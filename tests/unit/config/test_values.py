@@ -14,13 +14,12 @@ from mpy6a.config.values import (
     Part,
     Size,
     Whole,
-    duration_text,
     parse_duration,
     parse_size,
     part_text,
-    size_text,
 )
 from mpy6a.disk import Amount
+from mpy6a.units import duration_text, size_text
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import base64
 import json
 import re
 import socket
+from dataclasses import replace
 from email.utils import formatdate
 
 import pytest
@@ -18,7 +19,9 @@ from mpy6a.errors import Code
 from mpy6a.messages import SessionEpoch, Stop
 from mpy6a.model import BY_POLICY, Verb
 from sidecar import outcomes
+from sidecar.http import HttpHandlers
 from tests.unit.sidecar.bench import answers, bench, run, said
+from tests.unit.sidecar.desk import HTTP
 
 
 async def silent(request: web.Request) -> web.Response:
@@ -288,5 +291,49 @@ def test_a_stop_closes_the_connection_and_kills_the_token() -> None:
             assert (await made.call("POST", urls[0] + "/append", b"late"))[0] == 409
             await made.over()
             assert made.ops == []
+
+    run(test)
+
+
+def test_a_reload_changes_the_url_for_what_is_pushed_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that has begun ends by its own answer; a probe of the old address is over, that of a new one decides."""
+    monkeypatch.setattr(limits, "HEALTH_MS", 1)
+
+    async def test() -> None:
+        asked, began, go, healthy = list[str](), asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+        async def handle(request: web.Request) -> web.Response:
+            if request.path == "/health":
+                return web.Response(status=200 if healthy.is_set() else 500)
+            asked.append(request.path)
+            if request.path == "/finish":
+                began.set()
+                await go.wait()
+            return web.Response(status=204)
+
+        async with bench(handle) as made:
+            assert isinstance(made.handlers, HttpHandlers)
+            before = made.handlers._handlers[HTTP]
+            made.push(b"x", index=10)
+            await began.wait()
+            made.handlers.serve({HTTP: replace(before, url=before.url.replace("finish", "other"))})
+            made.push(b"y", index=11)
+            await made.until(lambda: len(made.ops) == 1)
+            assert asked == ["/finish", "/other"]
+            go.set()
+            await made.over()
+            assert [op.index for op in made.ops] == [11, 10]
+            checked = replace(before, health=before.url.replace("finish", "health"))
+            made.handlers.serve({HTTP: checked})
+            await made.until(lambda: made.credit == 0)
+            made.handlers.serve({HTTP: before})  # nobody asks any more
+            made.wake()
+            await made.until(lambda: made.credit > 0)
+            assert made.handlers._probes == {}
+            made.handlers.serve({})  # its kind is gone
+            made.handlers.serve({HTTP: checked})
+            await made.until(lambda: made.credit == 0)
+            healthy.set()
+            await made.until(lambda: made.credit > 0)
 
     run(test)
