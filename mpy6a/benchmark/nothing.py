@@ -1,0 +1,85 @@
+"""A handler that does nothing but finish its session, and notes when; what `mpy6a bench delivery` has delivered to.
+
+`finish` is what a `python:` kind names. `python -m mpy6a.benchmark.nothing DOOR CONCURRENCY HANG KIND...` is a service
+that serves the kinds itself; the handlers of the first HANG of them never return. Notes stay in memory while anything
+runs, and are written when the process ends (`mpy6a.benchmark.notes`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import os
+import signal
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Final
+
+import mpy6a
+from mpy6a.benchmark.checked import CheckedConnection
+from mpy6a.benchmark.notes import NOTES, Notes
+from mpy6a.client.aio_driver import Token
+
+KIND: Final = "bench"  # that of mpy6a.benchmark.place, which a handler's process does not load
+
+
+_notes: Final = Notes()
+
+
+@mpy6a.handler(KIND)
+async def finish(repeat: mpy6a.RepeatData) -> None:
+    """Deletes the session; done is when that is durable."""
+    session = repeat.session
+    handed_ns = time.monotonic_ns()
+    await session.delete()
+    _notes.runs.append((session.id, handed_ns, time.monotonic_ns()))
+
+
+def for_kind(kind: str) -> Callable[[mpy6a.RepeatData], Awaitable[None]]:
+    """`finish`, marked for another kind."""
+
+    @mpy6a.handler(kind)
+    async def finish_kind(repeat: mpy6a.RepeatData) -> None:
+        await finish(repeat)
+
+    return finish_kind
+
+
+def hang(kind: str) -> Callable[[mpy6a.RepeatData], Awaitable[None]]:
+    """A handler of that kind which never returns."""
+
+    @mpy6a.handler(kind)
+    async def hang_kind(repeat: mpy6a.RepeatData) -> None:
+        await asyncio.Event().wait()
+
+    return hang_kind
+
+
+async def serve(door: str, concurrency: int, hanging: int, kinds: list[str], path: Path) -> None:
+    """Serves the kinds until SIGTERM, which ends the process at once: who hangs would hold it up."""
+    async with mpy6a.AsyncPipe(door, name="bench handler") as pipe:
+        connection: CheckedConnection[Token] = CheckedConnection(os.urandom(16), door=door, name="bench handler")
+        pipe.driver().connection = connection  # before anything is said: every ack is asked whether it is durable
+
+        def leave() -> None:
+            _, _notes.acks_not_durable = connection.acks()
+            _notes.write(path)
+            os._exit(0)
+
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, leave)
+        handlers = [hang(kind) if place < hanging else for_kind(kind) for place, kind in enumerate(kinds)]
+        await pipe.serve(*handlers, concurrency=concurrency)
+
+
+def main() -> None:
+    """The service; see the module."""
+    door, concurrency, hanging, *kinds = sys.argv[1:]
+    asyncio.run(serve(door, int(concurrency), int(hanging), kinds, Path(os.environ[NOTES])))
+
+
+if __name__ == "__main__":
+    main()
+elif NOTES in os.environ:  # imported by the sidecar's process of python handlers
+    atexit.register(_notes.write, Path(os.environ[NOTES]))
