@@ -25,7 +25,10 @@ from mpy6a.client.aio_driver import Token
 KIND: Final = "bench"  # that of mpy6a.benchmark.place, which a handler's process does not load
 
 
+LEAVE_S: Final = 3.0  # the pipe is quicker to say that a session is gone than its ack is here
 _notes: Final = Notes()
+_running: Final[set[str]] = set()  # sessions whose Delete was called
+_idle: Final = asyncio.Event()
 
 
 @mpy6a.handler(KIND)
@@ -33,8 +36,15 @@ async def finish(repeat: mpy6a.RepeatData) -> None:
     """Deletes the session; done is when that is durable."""
     session = repeat.session
     handed_ns = time.monotonic_ns()
-    await session.delete()
-    _notes.runs.append((session.id, handed_ns, time.monotonic_ns()))
+    name = session.id
+    _running.add(name)
+    try:
+        await session.delete()
+        _notes.runs.append((name, handed_ns, time.monotonic_ns()))
+    finally:
+        _running.discard(name)
+        if not _running:
+            _idle.set()
 
 
 def for_kind(kind: str) -> Callable[[mpy6a.RepeatData], Awaitable[None]]:
@@ -58,19 +68,28 @@ def hang(kind: str) -> Callable[[mpy6a.RepeatData], Awaitable[None]]:
 
 
 async def serve(door: str, concurrency: int, hanging: int, kinds: list[str], path: Path) -> None:
-    """Serves the kinds until SIGTERM, which ends the process at once: who hangs would hold it up."""
+    """Serves the kinds until SIGTERM; then waits for acks that are on their way, and ends: who hangs is left."""
     async with mpy6a.AsyncPipe(door, name="bench handler") as pipe:
         connection: CheckedConnection[Token] = CheckedConnection(os.urandom(16), door=door, name="bench handler")
         pipe.driver().connection = connection  # before anything is said: every ack is asked whether it is durable
 
-        def leave() -> None:
-            _, _notes.acks_not_durable = connection.acks()
-            _notes.write(path)
-            os._exit(0)
-
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, leave)
+        ended, loop = asyncio.Event(), asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, ended.set)
         handlers = [hang(kind) if place < hanging else for_kind(kind) for place, kind in enumerate(kinds)]
-        await pipe.serve(*handlers, concurrency=concurrency)
+        serving = loop.create_task(pipe.serve(*handlers, concurrency=concurrency))
+        ending = loop.create_task(ended.wait())
+        await asyncio.wait([serving, ending], return_when=asyncio.FIRST_COMPLETED)
+        if serving.done():
+            serving.result()  # raises why it could not serve
+        _idle.clear()
+        if _running:
+            try:
+                await asyncio.wait_for(_idle.wait(), LEAVE_S)
+            except TimeoutError:
+                pass  # the figures tell: not everything was handed over
+        _, _notes.acks_not_durable = connection.acks()
+        _notes.write(path)
+        os._exit(0)
 
 
 def main() -> None:
