@@ -48,7 +48,9 @@ async def finish(repeat: mpy6a.RepeatData) -> None:
 
 
 def for_kind(kind: str) -> Callable[[mpy6a.RepeatData], Awaitable[None]]:
-    """`finish`, marked for another kind."""
+    """`finish` for that kind."""
+    if kind == KIND:
+        return finish
 
     @mpy6a.handler(kind)
     async def finish_kind(repeat: mpy6a.RepeatData) -> None:
