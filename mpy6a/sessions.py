@@ -243,7 +243,7 @@ class Sessions:
         if session.epoch > 1:
             self._finished[(session.term, session.index)] = (session.epoch, log_ms, session.change)
         if session.state == REPEATING:
-            self.end_epoch(session, AttemptOutcome.DECIDED, False, "", log_ms, Code.ENDED, applied)
+            self._let_go(session, Code.ENDED, applied)  # nobody will read of this attempt
         self._forget(session)
 
     def delete_by_operator(self, session: Session, change: int, log_ms: int) -> None:
@@ -388,6 +388,12 @@ class Sessions:
         took = max(0, log_ms - delivery.started_ms)
         attempt = Attempt(session.epoch, delivery.started_ms, took, outcome, charged, delivery.sidecar, message)
         delivery.attempts = (*delivery.attempts[-(ATTEMPTS_KEPT - 1) :], attempt)
+        self._let_go(session, code, applied)
+
+    def _let_go(self, session: Session, code: int, applied: Applied) -> None:
+        """The target holds the session no longer."""
+        delivery = session.delivery
+        assert delivery is not None
         applied.ended.append((session.term, session.index, session.epoch, delivery.target, code))
         held = self._held[delivery.target]
         held.discard(session.index)
