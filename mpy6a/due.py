@@ -119,7 +119,8 @@ class Due:
 
     def settle(self, frame: Frame, applied: Applied) -> None:
         """A frame of proposals was applied: sessions whose proposal was void are judged anew at once."""
-        for proposal in decode_proposals(frame.batch):
+        decoded = frame.decoded  # as `apply` left it
+        for proposal in decoded if isinstance(decoded, tuple) else decode_proposals(frame.batch):
             self.proposed.discard(proposal.index)
         for proposal in applied.void:
             session = self._state.session(proposal.term, proposal.index)

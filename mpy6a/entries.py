@@ -17,6 +17,7 @@ from mpy6a.errors import Malformed
 from mpy6a.fields import Flag, Incarnation, Many, Number, Scalars, Text
 from mpy6a.model import Proposal
 from mpy6a.policy import KindPolicy, Orphans, Policy
+from mpy6a.proposals import read_proposals, write_proposals
 
 _FILE: Final = "log.capnp"
 _TERM: Final = Number("term", high=(1 << 31) - 1)
@@ -194,12 +195,13 @@ def decode_policy(body: bytes) -> Policy:
 
 def encode_proposals(proposals: Sequence[Proposal]) -> bytes:
     """The body of a frame of proposals, at most PROPOSALS_MAX. ValueError if a field is out of its bounds."""
-    return _PROPOSALS.encode(_ProposalsBody(tuple(proposals)))
+    return write_proposals(proposals) or _PROPOSALS.encode(_ProposalsBody(tuple(proposals)))
 
 
 def decode_proposals(body: bytes) -> tuple[Proposal, ...]:
     """The proposals of a frame's body, in order, or Malformed."""
-    return _PROPOSALS.decode(body).proposals
+    found = read_proposals(body)
+    return _PROPOSALS.decode(body).proposals if found is None else found
 
 
 def encode_admin(admin: Admin) -> bytes:

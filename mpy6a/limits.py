@@ -54,7 +54,7 @@ WAITING_OPERATIONS_MAX: Final = 65_536  # operations called and not yet answered
 
 # Push.
 PUSH_SESSIONS_MAX: Final = 64  # sessions in one push message (evidence.md: 64 a message)
-CREDIT_SESSIONS: Final = 256  # what a sidecar grants per kind by default, never more than `concurrency`
+CREDIT_SESSIONS: Final = 1_024  # what a sidecar grants per kind at most: `concurrency` of the kind if that is less
 CREDIT_BYTES: Final = 64 * MIB
 ACCEPT_TIMEOUT_MS: Final = 5_000  # a push without Accepted in this time: the pipe dials anew
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 from typing import Final
 
 from mpy6a import limits
-from mpy6a.model import Attempt, AttemptOutcome
+from mpy6a.model import AttemptOutcome
 from mpy6a.policy import KindPolicy
 from mpy6a.session import REPEATING
 from mpy6a.state import State
@@ -114,16 +114,16 @@ class Pacing:
 
     # ------------------------------------------------------------------ what came of it
 
-    def ended(self, kind: KindPolicy, index: int, attempt: Attempt, now_ms: int) -> None:
+    def ended(self, kind: KindPolicy, index: int, outcome: int, message: str, now_ms: int) -> None:
         """One run of a handler is over."""
         pace = self._paces.get(kind.id)
-        if attempt.outcome in _SUCCESS:
+        if outcome in _SUCCESS:
             if pace is not None and (pace.failed or pace.window is not None or kind.id in self.open_kinds):
                 self._succeeded(pace, kind)
-        elif attempt.outcome == AttemptOutcome.FAIL:
+        elif outcome == AttemptOutcome.FAIL:
             if pace is None:
                 pace = self._paces[kind.id] = Pace()
-            self._failed(pace, kind, index, attempt.message, now_ms)
+            self._failed(pace, kind, index, message, now_ms)
         if pace is not None and pace.probe == index and kind.id in self.open_kinds:  # not the probe's success
             self._probe_again(pace, kind, now_ms)
 

@@ -420,10 +420,10 @@ class Pipe:
         if self.state.sessions.filed.count and isinstance(frame.decoded, RowBatch):
             self.state.sessions.prefetch(index for _, index in frame.decoded.groups)
         applied = self.state.apply(frame)
-        for of_kind, index, attempt in applied.attempts:
+        for of_kind, index, outcome, message in applied.runs:
             kind = self.state.policy.kinds.get(of_kind)
             if kind is not None:
-                self.pacing.ended(kind, index, attempt, self._turn_ms)
+                self.pacing.ended(kind, index, outcome, message, self._turn_ms)
         due = self.due
         if self.state.sessions.orders.moved:
             due.reorder()

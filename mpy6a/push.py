@@ -9,7 +9,7 @@ Source: semantics, "Pushing".
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 
 from mpy6a import limits
 from mpy6a.errors import Code
@@ -35,6 +35,7 @@ from mpy6a.wire import encode
 
 Read = Callable[[int, int], bytes]  # Log.read
 PUSH_BYTES = limits.MIB  # records in one push message; a longer session travels in parts of this
+_ATTEMPT_BYTES = 128 + limits.LABEL_BYTES_MAX + limits.TEXT_BYTES_MAX
 _NO_EXTRA = Extra(0)
 _NEVER_MS = 1 << 62
 
@@ -366,14 +367,8 @@ class Pusher:
     def parts(self, session: Session, number: int = 0) -> list[RepeatPart]:
         """RepeatData of a session, its records read from the log, in parts of at most one message."""
         delivery, extra = session.delivery, session.extra or _NO_EXTRA
-        pages: list[list[bytes]] = [[]]
-        size = 0
-        for record in self._pipe.state.sessions.records(session, self._read):
-            if pages[-1] and size + len(record) > PUSH_BYTES:
-                pages.append([])
-                size = 0
-            pages[-1].append(record)
-            size += len(record)
+        records = self._pipe.state.sessions.records(session, self._read)
+        pages = [records] if session.size <= PUSH_BYTES else _pages(records)
         return [
             RepeatPart(
                 session.term,
@@ -387,14 +382,14 @@ class Pusher:
                 part,
                 len(pages),
                 delivery.cancel if delivery else False,
-                tuple(records),
+                tuple(page),
                 delivery.attempts if delivery and part == 0 else (),
                 extra.key,
                 extra.order_key,
                 extra.schema,
                 extra.trace,
             )
-            for part, records in enumerate(pages)
+            for part, page in enumerate(pages)
         ]
 
     def flush(self) -> None:
@@ -407,13 +402,15 @@ class Pusher:
                     page = tuple(stops[start : start + limits.HELD_SESSIONS_MAX])
                     self._send(dial.incarnation, Stop(dial.number, term, Code.FENCED, page))
             queue, dial.queue = dial.queue, []
-            while queue:
-                taken, size = 0, 0
-                while taken < min(len(queue), limits.PUSH_SESSIONS_MAX) and size <= PUSH_BYTES:
-                    size += _weight(queue[taken])
-                    taken += 1
-                self._send(dial.incarnation, Push(dial.number, term, dial.incarnation, tuple(queue[:taken])))
-                del queue[:taken]
+            first = 0
+            while first < len(queue):
+                end, size = first, 0
+                most = min(len(queue), first + limits.PUSH_SESSIONS_MAX)
+                while end < most and size <= PUSH_BYTES:
+                    size += _weight(queue[end])
+                    end += 1
+                self._send(dial.incarnation, Push(dial.number, term, dial.incarnation, tuple(queue[first:end])))
+                first = end
 
     def _send(self, incarnation: bytes, value: AnyMessage) -> None:
         packed = encode(value, incarnation=self._pipe.incarnation, pipe=self._pipe.state.pipe)
@@ -432,7 +429,21 @@ class Pusher:
         return facts
 
 
+def _pages(records: Sequence[bytes]) -> list[list[bytes]]:
+    """The records in pages of at most PUSH_BYTES, or of one record."""
+    pages: list[list[bytes]] = [[]]
+    size = 0
+    for record in records:
+        if pages[-1] and size + len(record) > PUSH_BYTES:
+            pages.append([])
+            size = 0
+        pages[-1].append(record)
+        size += len(record)
+    return pages
+
+
 def _weight(part: RepeatPart) -> int:
     """An upper bound of the part's bytes in a message."""
-    attempts = sum(128 + limits.LABEL_BYTES_MAX + limits.TEXT_BYTES_MAX for _ in part.attempts)
-    return 2 * limits.KIB + attempts + sum(16 + len(record) for record in part.records)
+    attempts, records = part.attempts, part.records
+    size = 2 * limits.KIB + 16 * len(records) + sum(map(len, records))
+    return size + len(attempts) * _ATTEMPT_BYTES if attempts else size

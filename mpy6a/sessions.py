@@ -34,7 +34,7 @@ _DEFAULT_KIND: Final = KindPolicy(0, "", ())
 class Applied:
     """What applying one frame came to. `results`: only operations that are not plain OK (and OK of a resent New)."""
 
-    __slots__ = ("attempts", "dispatched", "ended", "results", "timers", "void")
+    __slots__ = ("dispatched", "ended", "results", "runs", "timers", "void")
 
     def __init__(self) -> None:
         self.results: list[Result] = []
@@ -42,7 +42,7 @@ class Applied:
         self.dispatched: list[Session] = []  # to be pushed to their target
         self.ended: list[tuple[int, int, int, bytes, int]] = []  # term, index, epoch, target, code of an epoch over
         self.void: list[Proposal] = []  # proposals that came too late
-        self.attempts: list[tuple[int, int, Attempt]] = []  # kind and index of a session whose epoch is over
+        self.runs: list[tuple[int, int, int, str]] = []  # that are over: kind, index, outcome, message
 
 
 class Sessions:
@@ -296,7 +296,8 @@ class Sessions:
         if session.epoch > 1:
             self._finished[(session.term, session.index)] = (session.epoch, log_ms, session.change)
         if session.state == REPEATING:
-            self.end_epoch(session, AttemptOutcome.DECIDED, False, "", log_ms, Code.ENDED, applied)
+            # Nobody will read of this attempt.
+            self._let_go(session, AttemptOutcome.DECIDED, "", Code.ENDED, applied)
         self._forget(session)
 
     def delete_by_operator(self, session: Session, change: int, log_ms: int) -> None:
@@ -448,7 +449,13 @@ class Sessions:
         took = max(0, log_ms - delivery.started_ms)
         attempt = Attempt(session.epoch, delivery.started_ms, took, outcome, charged, delivery.sidecar, message)
         delivery.attempts = (*delivery.attempts[-(ATTEMPTS_KEPT - 1) :], attempt)
-        applied.attempts.append((session.kind, session.index, attempt))
+        self._let_go(session, outcome, message, code, applied)
+
+    def _let_go(self, session: Session, outcome: int, message: str, code: int, applied: Applied) -> None:
+        """The target holds the session no longer."""
+        delivery = session.delivery
+        assert delivery is not None
+        applied.runs.append((session.kind, session.index, outcome, message))
         applied.ended.append((session.term, session.index, session.epoch, delivery.target, code))
         held = self._held[delivery.target]
         held.discard(session.index)

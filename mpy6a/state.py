@@ -122,7 +122,8 @@ class State:
             case FrameType.BATCH:
                 self._batch(frame, applied)
             case FrameType.PROPOSALS:
-                for position, proposal in enumerate(decode_proposals(frame.batch)):
+                frame.decoded = proposals = decode_proposals(frame.batch)
+                for position, proposal in enumerate(proposals):
                     if not self._proposal(frame.first_index + position, proposal, applied):
                         applied.void.append(proposal)
             case FrameType.ADMIN:

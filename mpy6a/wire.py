@@ -9,8 +9,8 @@ schemas/PROTOCOL.md.
 from __future__ import annotations
 
 import struct
-from collections.abc import Collection, Sequence
-from typing import Final
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, Final
 
 from mpy6a import limits, messages
 from mpy6a.acks import read_ack, write_ack
@@ -19,6 +19,7 @@ from mpy6a.errors import Malformed, TooLarge, VersionMismatch
 from mpy6a.layouts import BY_TYPE
 from mpy6a.messages import Ack, AnyMessage, Batch, Goodbye, Message, MessageType
 from mpy6a.model import NOBODY, Extra, Op
+from mpy6a.pushes import read_accepted, read_outcomes, read_push, write_accepted, write_outcomes, write_push
 from mpy6a.rows import RowBatch, RowTuple, read_number, read_rows, write_rows
 
 __all__ = [
@@ -46,10 +47,22 @@ BODY_BYTES_MAX: Final = limits.MESSAGE_BYTES_MAX - HEADER_BYTES
 _ROOT: Final = 4 << 32  # a struct right behind: four data words, no pointer
 
 # Looking an enum's member up at each message costs as much as reading a field.
-_ACK: Final = int(MessageType.ACK)
 _BATCH: Final = int(MessageType.BATCH)
 _GOODBYE: Final = int(MessageType.GOODBYE)
 _ERROR: Final = int(MessageType.ERROR)
+# By hand where a message travels with every batch or push; None of them: the body is for `mpy6a.capnproto`.
+_WRITERS: Final[dict[type[AnyMessage], Callable[[Any], bytes | None]]] = {
+    Ack: write_ack,
+    messages.Push: write_push,
+    messages.Accepted: write_accepted,
+    messages.Outcomes: write_outcomes,
+}
+_READERS: Final[dict[int, Callable[[bytes], AnyMessage | None]]] = {
+    MessageType.ACK: read_ack,
+    MessageType.PUSH: read_push,
+    MessageType.ACCEPTED: read_accepted,
+    MessageType.OUTCOMES: read_outcomes,
+}
 _TYPE_OF: Final[dict[type[AnyMessage], MessageType]] = {
     messages.Hello: MessageType.HELLO,
     messages.Welcome: MessageType.WELCOME,
@@ -100,8 +113,9 @@ def _encode_body(kind: MessageType, value: AnyMessage) -> bytes:
         return write_rows(*value)
     if isinstance(value, Goodbye):
         return b""
-    if isinstance(value, Ack):
-        body = write_ack(value)
+    writer = _WRITERS.get(type(value))
+    if writer is not None:
+        body = writer(value)
         if body is not None:
             return body
     return BY_TYPE[kind].encode(value)
@@ -153,10 +167,11 @@ def decode(message: Message) -> AnyMessage:
     """The value of a message of any type. Raises Malformed, which says what is wrong, where, and what is
     allowed."""
     kind, body = message.type, message.body
-    if kind == _ACK:
-        ack = read_ack(body)
-        if ack is not None:
-            return ack
+    reader = _READERS.get(kind)
+    if reader is not None:
+        found = reader(body)
+        if found is not None:
+            return found
     if kind == _BATCH:
         return _batch(decode_rows(body))
     if kind == _GOODBYE:

@@ -113,8 +113,12 @@ class Clients:
 
     def least_busy(self, kind: int) -> Client | None:
         """Who takes the next run of the kind; None: nobody has room."""
-        free = [client for client in self._servers.get(kind, {}).values() if client.free() > 0]
-        return min(free, key=lambda client: len(client.running), default=None)
+        found, least = None, 0
+        for client in self._servers.get(kind, {}).values():  # a plain loop: it is asked for every run
+            running = len(client.running)
+            if running < client.concurrency and (found is None or running < least):
+                found, least = client, running
+        return found
 
     def free(self, kind: int) -> int:
         """Runs of the kind that the services connected would take now."""

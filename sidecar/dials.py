@@ -126,6 +126,8 @@ def whole(parts: tuple[RepeatPart, ...]) -> RepeatPart:
 
 def size(parts: tuple[RepeatPart, ...]) -> int:
     """Bytes of all records: what a session counts against credit."""
+    if len(parts) == 1:
+        return sum(map(len, parts[0].records))
     return sum(len(record) for part in parts for record in part.records)
 
 

@@ -13,6 +13,7 @@ from mpy6a.messages import AnyMessage, Push, RepeatPart, SessionEpoch, Stop
 from sidecar.clients import Client
 from sidecar.values import RunKey, SendService
 
+_NUMBER = RepeatPart._fields.index("number")
 _ROOM = limits.MESSAGE_BYTES_MAX - 64 * limits.KIB  # of records in a push of several sessions
 
 
@@ -39,7 +40,8 @@ class Letters:
     def push(self, client: Client, key: RunKey, parts: tuple[RepeatPart, ...]) -> None:
         """The client is handed this run; the parts are numbered as its next push."""
         client.pushes += 1
-        numbered = tuple(part._replace(number=client.pushes) for part in parts)
+        number = (client.pushes,)  # by slices: a third of what _replace costs
+        numbered = tuple([RepeatPart._make(part[:_NUMBER] + number + part[_NUMBER + 1 :]) for part in parts])
         self._pushes.setdefault((client.incarnation, key.pipe), []).append((key, numbered, client))
 
     def envelopes(self) -> list[SendService]:
@@ -77,7 +79,7 @@ class Letters:
                         part, keys, room = [], [], _ROOM
                     part.append(one)
                     room -= size
-                    if keys[-1:] != [key]:
+                    if not keys or keys[-1] is not key:
                         keys.append(key)
             self._push(client, pipe, part, keys)
         self._pushes.clear()
@@ -89,5 +91,6 @@ class Letters:
 
 def _size(part: RepeatPart) -> int:
     """An upper bound of the part's bytes in a message."""
-    attempts = sum(64 + 2 * limits.TEXT_BYTES_MAX for _ in part.attempts)
-    return 512 + 4 * limits.KEY_BYTES_MAX + attempts + sum(16 + len(record) for record in part.records)
+    attempts, records = part.attempts, part.records
+    size = 512 + 4 * limits.KEY_BYTES_MAX + 16 * len(records) + sum(map(len, records))
+    return size + len(attempts) * (64 + 2 * limits.TEXT_BYTES_MAX) if attempts else size

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import zmq
 
 from mpy6a import limits
-from mpy6a.benchmark.checked import CheckedConnection
+from mpy6a.benchmark.ahead import Ahead
+from mpy6a.benchmark.checked import CheckedConnection, CheckedExchange
 from mpy6a.benchmark.figures import CpuClock, Measured
 from mpy6a.benchmark.lifecycles import Lifecycles
 from mpy6a.benchmark.place import KIND_ID
@@ -73,6 +74,28 @@ class ExchangeLoad:
         self._until(lifecycles, None)
         return (time.perf_counter_ns() - begun_ns) / 1e9, lifecycles.latencies_ns
 
+    def store_ahead(
+        self, kinds: Sequence[int], sessions: int, record: bytes, after_ms: Callable[[], int]
+    ) -> Ahead:
+        """Store so many sessions, kinds by turns, each due after as many ms as `after_ms` says when it is asked.
+
+        Raises Unavailable as `measure`.
+        """
+        self._connection.link_up(_now_ms())
+        ahead = Ahead(self._exchange(), kinds, sessions, record)
+        ahead.begin(_now_ms(), time.perf_counter_ns())
+        self._send(_now_ms())
+        self._until(ahead, None)
+        while not ahead.stored:
+            ahead.store(after_ms(), _now_ms())
+            self._send_joined(_now_ms())
+            self._until(ahead, None)
+        return ahead
+
+    def durable(self) -> bool:
+        """Whether every ack so far said so."""
+        return not self._connection.acks()[1]
+
     def close(self) -> None:
         """Says goodbye and closes the socket."""
         self._socket.send(self._connection.goodbye())
@@ -80,6 +103,13 @@ class ExchangeLoad:
 
     def _begin(self, in_flight: int, record: bytes) -> Lifecycles:
         """The sessions' first News, once the door has named its pipe."""
+        lifecycles = Lifecycles(self._exchange(), KIND_ID, in_flight, record)
+        lifecycles.begin(_now_ms(), time.perf_counter_ns())
+        self._send(_now_ms())
+        return lifecycles
+
+    def _exchange(self) -> CheckedExchange[int]:
+        """That with the door's pipe, once the door has named it."""
         connection = self._connection
         self._send(_now_ms())
         self._silent_since_ns = time.perf_counter_ns()
@@ -87,13 +117,9 @@ class ExchangeLoad:
             payload = self._receive()
             if payload is not None:
                 connection.receive(payload, _now_ms())
-        exchange = connection.exchange(connection.welcome.pipes[0].pipe)
-        lifecycles = Lifecycles(exchange, KIND_ID, in_flight, record)
-        lifecycles.begin(_now_ms(), time.perf_counter_ns())
-        self._send(_now_ms())
-        return lifecycles
+        return connection.exchange(connection.welcome.pipes[0].pipe)
 
-    def _until(self, lifecycles: Lifecycles, end_ns: int | None) -> None:
+    def _until(self, lifecycles: Lifecycles | Ahead, end_ns: int | None) -> None:
         """The loop: an answer, and what it makes possible sent at once; until a time, or all sessions are gone."""
         connection, clock_ns = self._connection, time.perf_counter_ns
         while lifecycles.running and (end_ns is None or clock_ns() < end_ns):
@@ -116,6 +142,18 @@ class ExchangeLoad:
     def _send(self, now_ms: int) -> None:
         for message in self._connection.outgoing(now_ms):
             self._socket.send(message)
+
+    def _send_joined(self, now_ms: int) -> None:
+        """The same in as few envelopes as it takes: a pipe takes each of them whole."""
+        part: list[bytes] = []
+        for message in self._connection.outgoing(now_ms):
+            size = sum(map(len, part)) + len(message)
+            if part and (size > limits.ENVELOPE_BYTES_MAX or len(part) == limits.ENVELOPE_MESSAGES_MAX):
+                self._socket.send(b"".join(part))
+                part = []
+            part.append(message)
+        if part:
+            self._socket.send(b"".join(part))
 
 
 def _now_ms() -> int:

@@ -9,18 +9,20 @@ import shutil
 import socket
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Final
 
+from mpy6a.benchmark.notes import NOTES
 from mpy6a.benchmark.processes import Child
 from mpy6a.errors import CannotStart
 from mpy6a.limits import IPC_PATH_BYTES_MAX
 
 KIND: Final = "bench"
 KIND_ID: Final = 1
-_SIDECAR: Final = "bench"
+SIDECAR: Final = "bench"
 _PORTS: Final = range(20_000, 32_000)  # below those that the kernel gives to outgoing connections
 _ROOT: Final = Path(__file__).parents[2]
 
@@ -38,7 +40,9 @@ class Doors:
 class Place:
     """Directories, addresses and children of a sitting; leaving the block ends and removes all of them."""
 
-    def __init__(self, disk: Path, fsync: str = "always", checkpoint: str = "64MiB") -> None:
+    def __init__(
+        self, disk: Path, fsync: str = "always", checkpoint: str = "64MiB", routes: Sequence[str] = ()
+    ) -> None:
         try:
             self.data = Path(tempfile.mkdtemp(prefix="mpy6a-bench-", dir=disk)).resolve()
         except OSError as problem:
@@ -47,6 +51,8 @@ class Place:
         self._children: list[Child] = []
         self._fsync = fsync
         self._checkpoint = checkpoint
+        self._routes = routes or (route(KIND, KIND_ID),)
+        self.notes = self._short / "notes.json"  # of a handler: what it was handed
         self.doors = Doors(
             pipe=f"tcp://127.0.0.1:{free_port()}",
             push=f"tcp://127.0.0.1:{free_port()}",
@@ -61,17 +67,15 @@ class Place:
             raise CannotStart(
                 f"a socket path of {length} bytes, allowed are {IPC_PATH_BYTES_MAX}: set TMPDIR to a shorter directory"
             )
-        (self._short / "routes.yaml").write_text(
-            f"kinds:\n  {KIND}:\n    id: {KIND_ID}\n    sidecars: [{_SIDECAR}]\n    handler: {{attached: true}}\n"
-        )
+        (self._short / "routes.yaml").write_text("kinds:\n" + "".join(self._routes))
         (self._short / "pipe.yaml").write_text(
             f"pipe: 1\ndata: {_quoted(self.data / 'data')}\nlisten: ['{self.doors.pipe}']\n"
             f"admin: {_quoted(self.doors.admin)}\nroutes: routes.yaml\n"
-            f"sidecars: {{{_SIDECAR}: '{self.doors.push}'}}\n"
+            f"sidecars: {{{SIDECAR}: '{self.doors.push}'}}\n"
             f"log: {{fsync: {self._fsync}, checkpoint: {self._checkpoint}}}\n"
         )
         (self._short / "sidecar.yaml").write_text(
-            f"name: {_SIDECAR}\nlisten: {_quoted(self.doors.sidecar)}\npipes: ['{self.doors.pipe}']\n"
+            f"name: {SIDECAR}\nlisten: {_quoted(self.doors.sidecar)}\npipes: ['{self.doors.pipe}']\n"
             f"push: '{self.doors.push}'\nroutes: routes.yaml\n"
         )
         return self
@@ -89,6 +93,10 @@ class Place:
         """`mpy6a-sidecar` beside it."""
         check_sidecar()
         return self._start("sidecar", "sidecar", "sidecar.yaml")
+
+    def start_handler(self, module: str, *arguments: str) -> Child:
+        """A process that handlers run in, `python -m module`; it writes its notes to `notes` when it ends."""
+        return self._start("handler", module, *arguments)
 
     def end_children(self) -> None:
         """The last one started first."""
@@ -114,10 +122,16 @@ class Place:
             name,
             [sys.executable, "-m", *arguments],
             self._short / f"{name}.log",
-            os.environ | {"PYTHONPATH": path},
+            os.environ | {"PYTHONPATH": path, NOTES: str(self.notes)},
         )
         self._children.append(child)
         return child
+
+
+def route(name: str, number: int, handler: str = "attached: true", repeat: str = "") -> str:
+    """One kind of routes.yaml."""
+    kind = f"  {name}:\n    id: {number}\n    sidecars: [{SIDECAR}]\n    handler: {{{handler}}}\n"
+    return kind + (f"    repeat: {{{repeat}}}\n" if repeat else "")
 
 
 def check_sidecar() -> None:

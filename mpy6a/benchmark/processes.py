@@ -65,6 +65,11 @@ class Child:
         self._process.wait()
 
 
+def children_of(pid: int) -> list[int]:
+    """The processes that it has started and that are there."""
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
 def cpu_ns(pid: int) -> int:
     """CPU time of a process, exact to the ns, of the clock that clock_getcpuclockid(3) names.
 

@@ -19,7 +19,7 @@ from mpy6a.benchmark.exchange import ExchangeLoad
 from mpy6a.benchmark.figures import percentile, spread
 from mpy6a.benchmark.greeting import first_answer
 from mpy6a.benchmark.place import Place
-from mpy6a.benchmark.processes import Child
+from mpy6a.benchmark.processes import Child, children_of
 from mpy6a.client.operator import Operator
 from mpy6a.collecting import leave_the_old
 from mpy6a.errors import Unavailable
@@ -177,8 +177,7 @@ def _await_checkpoint(place: Place, told: Told) -> None:
 
 def _family(pid: int) -> list[int]:
     """A process and its children."""
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [pid, *(one for child in children for one in _family(int(child)))]
+    return [pid, *(one for child in children_of(pid) for one in _family(child))]
 
 
 def _mappings(pid: int) -> dict[str, tuple[int, int]]:

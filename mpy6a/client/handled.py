@@ -57,6 +57,12 @@ class HandledAsyncSession(AsyncSession):
         if self._writer.final is None:
             self._writer.final = error
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether everything that was called has an answer or has timed out."""
+        last = self._last
+        return last is None or last.done()
+
     async def settled(self) -> None:
         """Returns when everything that was called has an answer or has timed out."""
         last = self._last

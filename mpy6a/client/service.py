@@ -205,7 +205,8 @@ class Service:
             facts = {"session": session.id, "epoch": session.epoch, "kind": session.kind}
             _log.warning("handler failed", exc_info=error, extra=facts)
             failure = f"{type(error).__name__}: {error}"
-        await session.settled()
+        if not session.is_settled:
+            await session.settled()
         # Its caller timed out; it is still resent, and will be answered. The exchange keeps no event for this rare
         # case.
         while session.decision is Decision.CALLED and not run.stopped:  # noqa: ASYNC110

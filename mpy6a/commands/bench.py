@@ -12,6 +12,8 @@ import click
 
 from mpy6a.limits import RECORD_BYTES_MAX
 
+HANDLERS = ("attached", "python", "http")
+OF_DELIVERY = {"what", "handlers", "sessions", "bursts", "kinds", "runs", "record", "fsync", "data", "as_json"}
 IN_FLIGHT_MAX = 16_384  # sessions of one client whose News may be unanswered at a time (limits.CLIENT_OUTCOMES_MAX)
 
 
@@ -22,8 +24,19 @@ def _numbers(context: click.Context, parameter: click.Parameter, text: str) -> t
     return tuple(map(int, parts))
 
 
+def _handlers(context: click.Context, parameter: click.Parameter, text: str) -> tuple[str, ...]:
+    names = tuple(dict.fromkeys(name.strip() for name in text.split(",")))
+    if not set(names) <= set(HANDLERS):
+        raise click.BadParameter(f"{text!r}: {', '.join(HANDLERS)}, one or more of them separated by commas")
+    return names
+
+
+def _bursts(context: click.Context, parameter: click.Parameter, text: str) -> tuple[int, ...]:
+    return () if text == "0" else _numbers(context, parameter, text)
+
+
 @click.command()
-@click.argument("what", required=False, type=click.Choice(["storage"]))
+@click.argument("what", required=False, type=click.Choice(["storage", "delivery"]))
 @click.option(
     "--level",
     type=click.Choice(["exchange", "api", "idle"]),
@@ -59,7 +72,9 @@ def _numbers(context: click.Context, parameter: click.Parameter, text: str) -> t
     help="Directory on the disk to be measured [default: here]; nothing is left in it.",
 )
 @click.option(
-    "--sessions", type=click.IntRange(0), default=5_000_000, show_default=True, help="Of `storage`: its long run."
+    "--sessions",
+    type=click.IntRange(0),
+    help="Of `storage`: its long run [default: 5000000]; of `delivery`: a run, http a twentieth [default: 60000].",
 )
 @click.option(
     "--pair-sessions",
@@ -68,8 +83,33 @@ def _numbers(context: click.Context, parameter: click.Parameter, text: str) -> t
     show_default=True,
     help="Of `storage`: one short run, with and without checkpoints.",
 )
+@click.option(
+    "--handler",
+    "handlers",
+    default=",".join(HANDLERS),
+    show_default=True,
+    callback=_handlers,
+    help="Of `delivery`: whose rates.",
+)
+@click.option(
+    "--burst",
+    "bursts",
+    default="1000,10000",
+    show_default=True,
+    callback=_bursts,
+    help="Of `delivery`: sessions due at once; 0: leave that out.",
+)
+@click.option(
+    "--kinds",
+    type=click.IntRange(0, 1_024),
+    default=64,
+    show_default=True,
+    help="Of `delivery`: kinds, one of which hangs; 0: leave that out.",
+)
 @click.option("--json", "as_json", is_flag=True, help="print JSON, every run in it")
+@click.pass_context
 def bench(
+    context: click.Context,
     what: str | None,
     level: str,
     through: str,
@@ -80,15 +120,20 @@ def bench(
     fsync: str,
     loop: str,
     data: Path,
-    sessions: int,
+    sessions: int | None,
     pair_sessions: int,
+    handlers: tuple[str, ...],
+    bursts: tuple[int, ...],
+    kinds: int,
     as_json: bool,
 ) -> None:
     """Measure this pipe on this machine: its own pipe process on a real disk, one client process.
 
     Sessions live New, three Appends, Delete; every operation is acknowledged before the next of its session is called.
     `storage` has them end in Store, and measures what stays: memory, disk, restart, the due sweep, and what
-    checkpoints cost (--in-flight 256,1024 --runs 3 --sessions 5000000).
+    checkpoints cost (--in-flight 256,1024 --runs 3 --sessions 5000000). `delivery` stores sessions ahead and has a
+    handler delete them when they are due: a rate for each sort of handler, how late they come, and what a kind that
+    hangs costs the others.
     """
     from mpy6a.benchmark import report
     from mpy6a.benchmark.idle import rest
@@ -98,8 +143,18 @@ def bench(
     if what == "storage":
         from mpy6a.benchmark import storage
 
-        figures = storage.measure(storage.StoragePlan(data, sessions, pair_sessions, in_flight, runs), _told)
+        long_run = 5_000_000 if sessions is None else sessions
+        figures = storage.measure(storage.StoragePlan(data, long_run, pair_sessions, in_flight, runs), _told)
         click.echo(json.dumps(figures, indent=2) if as_json else storage.text(figures))
+        return
+    if what == "delivery":
+        from mpy6a.benchmark import delivery
+
+        many = 60_000 if sessions is None else sessions
+        _check_delivery(context, many, kinds, delivery.SESSIONS_MAX)
+        plan_of_it = delivery.DeliveryPlan(data, handlers, many, bursts, kinds, runs, record, fsync)
+        figures = delivery.measure(plan_of_it, _told)
+        click.echo(json.dumps(figures, indent=2) if as_json else delivery.text(figures))
         return
     if level == "idle":
         idle = rest(data, through, runs, 60.0 if seconds is None else seconds, _told)
@@ -108,6 +163,19 @@ def bench(
     plan = Plan(level, through, in_flight, runs, 2.0 if seconds is None else seconds, record, fsync, loop, data)
     sitting = sit(plan, _told)
     click.echo(json.dumps(report.facts(sitting), indent=2) if as_json else report.table(sitting))
+
+
+def _check_delivery(context: click.Context, sessions: int, kinds: int, most: int) -> None:
+    """Raises UsageError for what `delivery` cannot do, or has no use for."""
+    given = click.core.ParameterSource.COMMANDLINE
+    for parameter in context.command.params:
+        name = str(parameter.name)
+        if name not in OF_DELIVERY and context.get_parameter_source(name) == given:
+            raise click.UsageError(f"{parameter.opts[0]} is not for `bench delivery`")
+    if not 1 <= sessions <= most:
+        raise click.UsageError(f"--sessions {sessions}: `bench delivery` takes 1 to {most}")
+    if kinds == 1 or kinds > sessions:
+        raise click.UsageError(f"--kinds {kinds}: 0 for none, or from 2 to the number of --sessions")
 
 
 def _told(line: str) -> None:

@@ -67,6 +67,29 @@ def test_fsync_interval_is_never_called_durable(disk: Path) -> None:
     assert facts["rows"][0]["runs"][0]["durable"] is False  # the acks said so themselves
 
 
+def test_a_tiny_delivery_finishes_every_session_once_and_leaves_nothing(disk: Path) -> None:
+    before = sorted(disk.iterdir())
+    facts = bench(disk, "delivery", "--sessions", "60", "--burst", "40", "--kinds", "3", "--runs", "1", "--record", "9")
+    assert sorted(disk.iterdir()) == before
+    assert facts["durable"] is True
+    assert [(part["handler"], part["runs"][0]["sessions"]) for part in facts["rates"]] == [
+        ("attached", 60), ("python", 60), ("http", 3)
+    ]  # fmt: skip
+    assert [part["at_once"] for part in facts["bursts"]] == [40]
+    kinds = facts["kinds"]
+    assert [kinds[name]["runs"][0]["sessions"] for name in ("without", "with")] == [60, 40]
+    assert [kinds[name]["runs"][0]["left"] for name in ("without", "with")] == [0, 20]  # of the kind that hangs
+    for part in (*facts["rates"], *facts["bursts"], kinds["without"], kinds["with"]):
+        for run in part["runs"]:
+            assert run["handed"] == run["sessions"]
+            assert run["twice"] == 0
+            assert set(run["cpu_us"]) == {"pipe", "sidecar", "handler"}
+            assert min(run["cpu_us"].values()) > 0
+            assert -1 < run["late_p50_ms"] <= run["late_p99_ms"]  # both clocks count whole ms
+            assert run["late_p99_ms"] <= run["finished_ms"] + 1
+            assert part["repeats_s"]["low"] == run["repeats_s"] > 0
+
+
 @pytest.mark.alone
 def test_start_and_rest_keep_their_promises(disk: Path) -> None:
     """It starts without detours; at rest: below 1 % of a core, 65 MB for the pipe, 50 MB for the sidecar."""

@@ -70,7 +70,12 @@ MUTATIONS: Final = (
     Mutation("a row counts beside its session", SESSIONS, "        self.filed.discard(index)\n", ""),
     Mutation("a filed session is not found", SESSIONS, "if session is None and index in self.filed:", "if False:"),
     Mutation("a filed key is free", SESSIONS, "self._load(index) if index in self.filed else None", "None"),
-    Mutation("a row that does not count has its key", SESSIONS, "in self.filed else None\n        return", "else None\n        return"),
+    Mutation(
+        "a row that does not count has its key",
+        SESSIONS,
+        "in self.filed else None\n        return",
+        "else None\n        return",
+    ),
     Mutation("a filed trace is forgotten", SESSIONS, "trace = self.source.trace(term, index)", "trace = None"),
     Mutation("a held session is loaded, its holder not", SESSIONS, "        self.filed.add(session.index)\n", ""),
     # Figures.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mpy6a import limits
-from mpy6a.model import Attempt, AttemptOutcome
+from mpy6a.model import AttemptOutcome
 from mpy6a.pacing import MANY, Pacing
 from mpy6a.policy import KindPolicy, policy_of
 from mpy6a.session import REPEATING
@@ -37,8 +37,7 @@ class Kinds:
     def end(self, outcome: AttemptOutcome, *indexes: int) -> None:
         for index in indexes:
             self.state.sessions.counts[self.kind.id << 3 | REPEATING] -= 1
-            attempt = Attempt(1, 0, 0, outcome, True, "s", "it broke")
-            self.pacing.ended(self.kind, index, attempt, self.now_ms)
+            self.pacing.ended(self.kind, index, outcome, "it broke", self.now_ms)
 
     def run(self, outcome: AttemptOutcome, *indexes: int) -> None:
         self.start(*indexes)
