@@ -31,6 +31,7 @@ DRAIN_MESSAGES_MAX: Final = 512  # messages taken from one socket before the oth
 CLIENT_OUTCOMES_MAX: Final = 16_384  # kept outcomes of New of one client; above: BUSY
 OUTCOMES_MAX: Final = 4_000_000  # kept outcomes of New in all; above: BUSY
 PROPOSALS_MAX: Final = 1_024  # proposals in one frame, and the slice of "owner gone" or expiry in one turn
+DISPATCHES_MAX: Final = 128  # of them in one turn: handlers begin with the first while the next are logged
 ORPHANS_LOOKED: Final = 1_000  # sessions in memory looked at in one turn for `orphans: park`: 0.3 ms
 ORPHANS_FILED: Final = 64  # and rows of the checkpoint brought in by one: 1 to 2 ms
 ORPHANS_LOOK_MS: Final = 1_000  # between two passes: who is STORED only now is parked so much later

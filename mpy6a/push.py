@@ -248,7 +248,7 @@ class Pusher:
         sweeping = False
         for place in range(len(kinds)):
             kind = kinds[(place + self._turn) % len(kinds)]
-            left = limits.PROPOSALS_MAX - len(proposals)
+            left = limits.DISPATCHES_MAX - len(proposals)
             if not left:
                 break
             proposals.extend(self._dispatch(kind, max(1, left // (len(kinds) - place)), now_ms))
@@ -269,11 +269,14 @@ class Pusher:
             pacing.away(kind, now_ms)
             return []
         pacing.back(kind, now_ms)
-        room = {dial: dial.room(kind) for dial in connected if dial.room(kind) > 0}
+        room = {dial: left for dial in connected if (left := dial.room(kind)) > 0}
         proposals: list[Proposal] = []
+        dial = next(iter(room), None)
         for session in self._pipe.due.take(kind, min(most, sum(room.values()), pacing.room(policy, now_ms))):
-            dial = max(room, key=lambda one: (room[one], one.number))
-            room[dial] -= 1
+            if len(room) > 1:
+                dial = max(room, key=lambda one: (room[one], one.number))
+                room[dial] -= 1
+            assert dial is not None, "there is room"
             dial.use(kind, 1, session.size)
             pacing.took(policy, session.index, now_ms)
             self._reserved[session.index] = (dial, kind, session.size)

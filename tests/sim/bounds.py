@@ -25,6 +25,7 @@ _LIMITS: Final = {
     "SETTLE_SLICES": 1,
     "SETTLE_DUE": 3,
     "PROPOSALS_MAX": 24,
+    "DISPATCHES_MAX": 24,
     "LOAD_ROWS_MAX": 7,
     "SWEEP_RECORDS_BYTES_MAX": 4 * KIB,
 }
