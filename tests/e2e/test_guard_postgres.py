@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import Final
+from datetime import timedelta
+from typing import Any, Final
 
 import psycopg
 import pytest
@@ -17,6 +19,7 @@ from psycopg.rows import dict_row
 from mpy6a import guard
 from mpy6a.errors import BadRequest
 from tests.e2e import postgres
+from tests.unit.test_guard_docs import SNIPPETS, TEXT
 
 pytestmark = pytest.mark.e2e
 
@@ -447,3 +450,43 @@ def test_connections_go_to_the_functions_of_their_kind(connection: Connection, d
             await guard.aforget(connection, 0)  # type: ignore[arg-type]  # the mistake
 
     awaited(database, story)
+
+
+# ---- docs/GUARD.md
+
+OLD: Final = {"Mpy6a-Session": SESSION, "Mpy6a-Fence": str(FIRST)}
+NEW: Final = {"Mpy6a-Session": SESSION, "Mpy6a-Fence": str(SECOND)}
+
+
+@pytest.fixture
+def told(empty: str) -> Iterator[tuple[dict[str, Any], Connection]]:
+    """The names of docs/GUARD.md, and a connection to a database that was made as it says."""
+    names: dict[str, Any] = {"guard": guard, "timedelta": timedelta}
+    for text in SNIPPETS:
+        exec(compile(text, "docs/GUARD.md", "exec"), names)
+    [migration] = re.findall(r"^```sql\n(.*?)\n```$", TEXT, re.DOTALL | re.MULTILINE)
+    with psycopg.connect(empty, autocommit=True) as connection:
+        connection.execute(migration.encode())
+        connection.execute("CREATE TABLE payment (amount int)")
+        yield names, connection
+
+
+def test_the_lines_for_psycopg(told: tuple[dict[str, Any], Connection]) -> None:
+    names, connection = told
+    names["pay_postgres"](connection, NEW, 100)
+    with pytest.raises(guard.Fenced):
+        names["pay_postgres"](connection, OLD, 100)
+    assert connection.execute("SELECT amount FROM payment").fetchall() == [(100,)]
+    assert names["clean"](connection) == 0
+
+
+def test_the_lines_for_async_psycopg(told: tuple[dict[str, Any], Connection], empty: str) -> None:
+    names, connection = told
+
+    async def story(mine: psycopg.AsyncConnection) -> None:
+        await names["pay_async"](mine, NEW, 100)
+        with pytest.raises(guard.Fenced):
+            await names["pay_async"](mine, OLD, 100)
+
+    awaited(empty, story)
+    assert connection.execute("SELECT amount FROM payment").fetchall() == [(100,)]
