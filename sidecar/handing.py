@@ -91,8 +91,8 @@ class Handing:
             return
         setup = self.kinds.get(run.kind)
         if run.again:
-            # Of a pipe that lost what this process knows (restore, repair): its next epoch is a new one. Without an
-            # answer the session would wait for its silence limit.
+            # The run is over here, and the pipe has lost that: it was restored or repaired, or lost its power under
+            # `fsync: interval`. Dropped, the session would wait for its silence limit, and be charged.
             self._counts["run_again"] += 1
             self.end(run, Verb.RELEASE, BY_POLICY, "this epoch was run before", now_ms)
         elif self.draining:
