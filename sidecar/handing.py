@@ -92,7 +92,12 @@ class Handing:
             self._counts["run_again"] += 1
             return
         setup = self.kinds.get(run.kind)
-        if self.draining:
+        if run.again:
+            # The run is over here, and the pipe has lost that: it was restored or repaired, or lost its power under
+            # `fsync: interval`. Dropped, the session would wait for its silence limit, and be charged.
+            self._counts["run_again"] += 1
+            self.end(run, Verb.RELEASE, BY_POLICY, "this epoch was run before", now_ms)
+        elif self.draining:
             # Not at once: it would be pushed here again, as long as credit given before is left.
             self.end(run, Verb.RELEASE, BY_POLICY, "the sidecar is stopping", now_ms)
         elif setup is None:

@@ -36,13 +36,18 @@ class Run:
     parts: tuple[RepeatPart, ...]
     taken_ms: int
     stage: Stage = Stage.WAITING
+    again: bool = False  # its fence, or a later one, was handed over before: it is not to be run
     holder: bytes = b""
     timeout_ms: int = 0  # of its kind when it was handed over
     until_ms: int = 0  # at an attached service: when the kind's timeout ends it
 
 
 class Runs:
-    """All runs held, and the memory of those that were: no (id, epoch) is handed over twice."""
+    """All runs held, and the memory of those that were: a session is handed over under a higher fence each time.
+
+    By fence, not by epoch: a pipe that was restored or repaired gives epochs again that this process has seen, in a
+    new term.
+    """
 
     __slots__ = ("_bytes", "_handed", "_held", "_runs", "_waiting")
 
@@ -51,7 +56,7 @@ class Runs:
         self._waiting: dict[int, deque[Run]] = {}
         self._held: Counter[tuple[int, int]] = Counter()  # (kind, pipe) -> runs
         self._bytes: Counter[tuple[int, int]] = Counter()
-        self._handed: OrderedDict[SessionId, int] = OrderedDict()  # -> the highest epoch taken
+        self._handed: OrderedDict[SessionId, int] = OrderedDict()  # -> the highest fence taken
 
     def __len__(self) -> int:
         return len(self._runs)
@@ -66,16 +71,19 @@ class Runs:
         return [run for run in self._runs.values() if run.key.pipe == pipe]
 
     def take(self, pipe: int, parts: tuple[RepeatPart, ...], now_ms: int) -> Run | None:
-        """Holds a session that was pushed; None: this (id, epoch), or a later one, was taken before."""
-        key = RunKey.of(pipe, parts[0])
-        if self._handed.get(key.session, 0) >= key.epoch:
+        """Holds a session that was pushed; None: it is held already."""
+        key, fence = RunKey.of(pipe, parts[0]), parts[0].fence
+        if key in self._runs:
             return None
-        self._handed[key.session] = key.epoch
-        self._handed.move_to_end(key.session)
-        while len(self._handed) > limits.HANDED_MAX:
-            self._handed.popitem(last=False)
         run = self._runs[key] = Run(key, parts[0].kind, size(parts), parts, now_ms)
-        self._waiting.setdefault(run.kind, deque()).append(run)
+        if self._handed.get(key.session, 0) >= fence:
+            run.again = True
+        else:
+            self._handed[key.session] = fence
+            self._handed.move_to_end(key.session)
+            while len(self._handed) > limits.HANDED_MAX:
+                self._handed.popitem(last=False)
+            self._waiting.setdefault(run.kind, deque()).append(run)
         self._held[run.kind, pipe] += 1
         self._bytes[run.kind, pipe] += run.size
         return run

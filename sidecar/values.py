@@ -19,7 +19,7 @@ CALLED: Final[frozenset[Handler]] = frozenset({"http", "exec"})  # by the sideca
 
 
 class RunKey(NamedTuple):
-    """One run of a handler: a session in one epoch. There is at most one of it, ever, in this process."""
+    """One run of a handler: a session in one epoch. There is at most one of it at a time in this process."""
 
     session: SessionId
     epoch: int

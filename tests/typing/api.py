@@ -9,7 +9,10 @@ import sqlite3
 from datetime import timedelta
 from typing import Any, assert_type
 
+import aiosqlite
 import httpx
+import psycopg
+from psycopg.rows import DictRow
 
 import mpy6a
 import mpy6a.guard
@@ -112,6 +115,39 @@ def guarded(database: sqlite3.Connection, headers: dict[str, str]) -> None:
     with database:
         database.execute("BEGIN IMMEDIATE")
         assert_type(mpy6a.guard.check(database, headers=headers), None)
+    assert_type(mpy6a.guard.forget(database, timedelta(days=1)), int)
+
+
+def guarded_postgres(
+    database: psycopg.Connection, named: psycopg.Connection[DictRow], repeat: mpy6a.RepeatData
+) -> None:
+    """Whatever rows the connection gives."""
+    mpy6a.guard.create(named, table="orders.fence")
+    with database.transaction():
+        assert_type(mpy6a.guard.check(database, headers=repeat.session.fence), None)
+        mpy6a.guard.check(named, "1.3.48213", 12884901892, table="orders.fence")
+    assert_type(mpy6a.guard.forget(named, 86_400.0), int)
+
+
+async def guarded_async(
+    database: psycopg.AsyncConnection, named: psycopg.AsyncConnection[DictRow], other: aiosqlite.Connection
+) -> None:
+    """The same names with an `a`, to be awaited."""
+    await mpy6a.guard.acreate(database)
+    async with named.transaction():
+        assert_type(await mpy6a.guard.acheck(named, "1.3.48213", 12884901892), None)
+    await mpy6a.guard.acheck(other, headers={"Mpy6a-Session": "1.3.48213", "Mpy6a-Fence": "12884901892"})
+    assert_type(await mpy6a.guard.aforget(database, timedelta(days=1)), int)
+
+
+def mistaken(database: sqlite3.Connection, later: psycopg.AsyncConnection) -> None:
+    """A guard that does not guard is found before it runs."""
+    mpy6a.guard.check(later, "1.3.48213", 12884901892)  # type: ignore[arg-type]
+    mpy6a.guard.check(database, "1.3.48213", "12884901892")  # type: ignore[arg-type]
+
+
+async def forgotten(later: psycopg.AsyncConnection) -> None:
+    mpy6a.guard.acheck(later, "1.3.48213", 12884901892)  # type: ignore[unused-coroutine]
 
 
 def errors(error: mpy6a.Mpy6aError) -> str:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from mpy6a import limits
+from mpy6a import guard, limits
 from mpy6a.backup.manifest import DamagedBackup, read_manifest
 from mpy6a.backup.restoring import restore
 from mpy6a.backup.taking import Progress, Taken, take
@@ -360,3 +362,71 @@ def test_hold_pauses_every_kind_and_lets_go_of_what_runs(data: Data, tmp_path: P
     assert (session.state, session.epoch) == (SessionState.STORED, 2)
     assert session.delivery is not None
     assert session.delivery.charges == 0
+
+
+class Dispatching:
+    """One session in a log that goes on: dispatched and released again and again."""
+
+    def __init__(self, directory: str, id: tuple[int, int]) -> None:
+        self.state = state_of(directory)
+        self.log = SegmentLog.open(OsFiles(), directory, 1)
+        list(self.log.replay(1))
+        self.id = id
+
+    def propose(self, verb: ProposalVerb) -> int:
+        """The session's fence afterwards."""
+        session = self.state.session(*self.id)
+        assert session is not None
+        proposal = Proposal(
+            verb, *self.id, session.epoch, session.change, Cause.NONE, target=b"S" * 16, sidecar="users"
+        )
+        body = encode_proposals([proposal])
+        frame = Frame(FrameType.PROPOSALS, 0, 1, self.log.term, self.log.next_index, 1, 5_000, 0, bytes(16), body, b"")
+        self.log.append([frame])
+        self.state.apply(self.log.committed()[0])
+        assert session.change == frame.first_index
+        return session.fence
+
+    def dispatch(self, count: int) -> list[int]:
+        """The fences of so many epochs, one after another."""
+        found = []
+        for _ in range(count):
+            found.append(self.propose(ProposalVerb.DISPATCH))
+            self.propose(ProposalVerb.RELEASE)
+        return found
+
+
+@pytest.mark.parametrize("at_a_handler", [False, True])
+def test_fences_never_go_back(data: Data, tmp_path: Path, *, at_a_handler: bool) -> None:
+    """What is dispatched after a restore passes a guard that saw everything that the lost life dispatched; the same
+    epochs come again, the same fences do not. A handler that the backup remembers at work is refused."""
+    [id] = data.store(1)
+    data.close()
+    life = Dispatching(data.path, id)
+    life.dispatch(2)
+    if at_a_handler:
+        running = life.propose(ProposalVerb.DISPATCH)
+    life.log.close()
+    backed_up(data, tmp_path)
+    life = Dispatching(data.path, id)
+    if at_a_handler:
+        life.propose(ProposalVerb.RELEASE)
+    lost = life.dispatch(5)
+    life.log.close()
+    restored(tmp_path)
+    again = Dispatching(str(tmp_path / "again"), id)
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as database:
+        guard.create(database)
+        database.execute("BEGIN IMMEDIATE")
+        for fence in lost:
+            guard.check(database, "1.3.48213", fence)
+        if at_a_handler:
+            with pytest.raises(guard.Fenced):
+                guard.check(database, "1.3.48213", running)
+            again.propose(ProposalVerb.RELEASE)
+        for before, fence in zip(lost, again.dispatch(3), strict=False):
+            guard.check(database, "1.3.48213", fence)
+            assert fence & 0xFFFF_FFFF == before & 0xFFFF_FFFF  # the epoch
+            with pytest.raises(guard.Fenced):
+                guard.check(database, "1.3.48213", max(lost))
+    again.log.close()

@@ -24,7 +24,7 @@ from mpy6a.messages import (
     SidecarHello,
     Stop,
 )
-from mpy6a.model import BY_POLICY, AttemptOutcome, Result, SessionId, Verb
+from mpy6a.model import BY_POLICY, AttemptOutcome, Result, SessionId, Verb, fence
 from sidecar.values import RunKey
 from tests.unit.sidecar.desk import ANN, ATTACHED, BOB, HTTP, KINDS, OWN, PIPE, PYTHON, Desk, part, welcome
 
@@ -150,6 +150,25 @@ def test_an_epoch_is_handed_to_one_handler_once() -> None:
     desk.push(part(10, 4, epoch=3), dial=2)
     desk.flush()
     assert pushed(desk, ANN) == [(10, 3)]
+
+
+def test_a_restored_pipe_has_its_sessions_run_though_their_epochs_come_again() -> None:
+    """In the term of the restore their fences are higher. What it believes to be at work here since before is
+    released, so that it is dispatched anew at once."""
+    desk = Desk().serving().dialed()
+    for epoch in (2, 3, 4):
+        desk.push(part(10, epoch - 1, epoch=epoch))
+        desk.flush()
+        assert pushed(desk, ANN) == [(10, epoch)]
+        desk.service(ANN, Outcomes((Ending(5, 10, epoch, AttemptOutcome.DECIDED),)), pipe=1)
+    desk.dialed(2)
+    desk.push(part(10, 1, epoch=3), dial=2)
+    desk.flush()
+    assert pushed(desk, ANN) == []
+    assert endings(desk) == [(Verb.RELEASE, 10, 3, BY_POLICY)]
+    desk.push(part(10, 2, epoch=4, fence=fence(1_000_000, 4)), dial=2)
+    desk.flush()
+    assert pushed(desk, ANN) == [(10, 4)]
 
 
 def test_parts_are_handed_over_whole() -> None:
