@@ -66,6 +66,7 @@ class Due:
         self._worn: list[list[tuple[int, int, int]]] = []  # heaps that nobody needs
         self._worn_wheels: list[Wheel] = []
         self._log_ms = 0  # the last sweep reached so far
+        self.woken = False  # something is ready, or has room, since the last dispatch: no timer will say so
         self.is_sweeping = False  # the last look at the file was not at its end: what it passed over waits in an order
 
     def open(self, log_ms: int) -> None:
@@ -100,8 +101,9 @@ class Due:
             session = sessions.first_of(moved.popitem()[0])
             if session is None or session.state != STORED or session.index in self.proposed:
                 continue
-            if session.timer_ms == 0 and session.due_ms <= self._log_ms:
+            if session.timer_ms == 0:  # it was due, and left out as one that waits for others of its order
                 self._make_ready(session)
+                self.woken = True
 
     def judge_anew(self, kinds: Collection[int]) -> None:
         """Other sessions of these kinds may stand first in their orders: look at all, in memory and in the file."""

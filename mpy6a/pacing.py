@@ -31,10 +31,13 @@ _NS_PER_MS: Final = 1_000_000
 class Pace:
     """What is known of one kind; most kinds never have one. Times are monotonic ms."""
 
-    __slots__ = ("away_ms", "error", "failed", "full_ns", "linear", "probe", "probe_ms", "probes", "reserved", "window")
+    __slots__ = (
+        "away_ms", "error", "failed", "full_ns", "linear", "probe", "probe_ms", "probes", "reserved", "under", "window",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self.window: float | None = None  # sessions that may run at a time; None: whatever there is credit for
+        self.under: set[int] = set()  # sessions handed out under this window: what ran before does not count
         self.linear = False  # it grows by one a window of successes; else by one a success
         self.failed: dict[int, None] = {}  # sessions that failed since the last success, each once
         self.error = ""  # of the last failure
@@ -68,7 +71,7 @@ class Pacing:
         if kind.id in self.open_kinds:
             return min(room, 1) if not pace.probe and now_ms >= pace.probe_ms else 0
         if pace.window is not None:
-            room = min(room, int(pace.window) - self._running(kind.id) - pace.reserved)
+            room = min(room, int(pace.window) - len(pace.under))
         return max(0, room)
 
     def _running(self, kind: int) -> int:
@@ -87,6 +90,8 @@ class Pacing:
             pace.full_ns = max(pace.full_ns, now_ms * _NS_PER_MS) + _cost_ns(kind)
         if kind.id in self.open_kinds:
             pace.probe = index
+        elif pace.window is not None:
+            pace.under.add(index)
 
     def settled(self, kind: int, index: int, *, void: bool) -> None:
         """The proposal was applied, or came too late."""
@@ -94,8 +99,14 @@ class Pacing:
         if pace is None:
             return
         pace.reserved -= 1
+        if void:
+            pace.under.discard(index)
         if void and pace.probe == index:
             pace.probe = 0
+
+    def is_bounded(self, kind: KindPolicy) -> bool:
+        """Whether the end of a run may make room for another."""
+        return kind.concurrency_total > 0 or kind.id in self._paces
 
     def away(self, kind: int, now_ms: int) -> None:
         """Sessions of the kind are due and no sidecar is connected."""
@@ -111,12 +122,15 @@ class Pacing:
         pace.away_ms = 0
         if outage and pace.window is None and kind not in self.open_kinds:
             pace.window, pace.linear = float(limits.RAMP_SESSIONS), False
+            pace.under.clear()
 
     # ------------------------------------------------------------------ what came of it
 
     def ended(self, kind: KindPolicy, index: int, outcome: int, message: str, now_ms: int) -> None:
         """One run of a handler is over."""
         pace = self._paces.get(kind.id)
+        if pace is not None:
+            pace.under.discard(index)
         if outcome in _SUCCESS:
             if pace is not None and (pace.failed or pace.window is not None or kind.id in self.open_kinds):
                 self._succeeded(pace, kind)
@@ -132,6 +146,7 @@ class Pacing:
         if kind.id in self.open_kinds:
             self.open_kinds.discard(kind.id)
             pace.window, pace.linear = 1.0, True
+            pace.under.clear()
             pace.probe = pace.probes = 0
             return
         if pace.window is not None:
@@ -162,9 +177,14 @@ class Pacing:
         wait_ms = min(kind.backoff_base_ms << min(pace.probes, 20), kind.backoff_cap_ms, limits.PROBE_MS_MAX)
         pace.probe_ms = now_ms + wait_ms
 
-    def reload(self) -> None:
-        """Another policy is in force: a breaker that is no more is closed, and kinds that are no more are forgotten."""
+    def reload(self, now_ms: int) -> None:
+        """Another policy is in force: a breaker that is no more is closed, kinds that are no more are forgotten, and
+        what a slower rate has used up counts as one burst of the rate there is now."""
         kinds = self._state.policy.kinds
+        for number, pace in self._paces.items():
+            kind = kinds.get(number)
+            if kind is not None and kind.rate:
+                pace.full_ns = min(pace.full_ns, now_ms * _NS_PER_MS + _burst_ns(kind))
         for number, pace in list(self._paces.items()):
             if number not in kinds:
                 self._paces[number] = fresh = Pace()
@@ -221,8 +241,8 @@ class Pacing:
         pace, running = self._paces.get(kind.id), self._running(kind.id)
         if kind.concurrency_total and self._left(kind, pace.reserved if pace else 0) == 0:
             return f"concurrency: {running} run, of {kind.concurrency_total} at a time"
-        if pace is not None and pace.window is not None and int(pace.window) <= running + pace.reserved:
-            return f"concurrency: {running} run, of {int(pace.window)} at a time for now: it grows as they succeed"
+        if pace is not None and pace.window is not None and int(pace.window) <= len(pace.under):
+            return f"concurrency: {int(pace.window)} at a time for now: it grows as they succeed"
         return f"rate: {rate_text(kind)}"
 
 

@@ -130,6 +130,7 @@ class Pipe:
         def accepted(applied: Applied) -> None:
             self._log_ahead_ms = max(self._log_ahead_ms, self._wall_ahead_ms)
             self.due.clock_held = False
+            self.due.woken = True
             done(applied)
 
         self.say(Admin(AdminVerb.CLOCK_ACCEPT, who, until_ms=now_ms + self._wall_ahead_ms), now_ms, accepted)
@@ -208,6 +209,7 @@ class Pipe:
 
     def hear_sidecar(self, incarnation: bytes, now_ms: int) -> None:
         """A sidecar that the config names said hello: its lease runs, however many clients are heard."""
+        self._dead.pop(incarnation, None)
         self._heard[incarnation] = now_ms
 
     def is_kind_paused(self, kind: int, log_ms: int) -> bool:
@@ -424,6 +426,8 @@ class Pipe:
             kind = self.state.policy.kinds.get(of_kind)
             if kind is not None:
                 self.pacing.ended(kind, index, outcome, message, self._turn_ms)
+                if self.pacing.is_bounded(kind):
+                    self.due.woken = True
         due = self.due
         if self.state.sessions.orders.moved:
             due.reorder()
@@ -440,7 +444,8 @@ class Pipe:
                 if by_death and proposal.target not in self._heard and proposal.target not in self._gone:
                     self._gone.append(proposal.target)
         elif frame.type == FrameType.POLICY:
-            self.pacing.reload()
+            self.pacing.reload(self._turn_ms)
+            due.woken = True
             skipping = {kind.id for kind in self.state.policy.kinds.values() if kind.order_skips_parked}
             if skipping - self._skipping:
                 due.judge_anew(skipping - self._skipping)

@@ -245,9 +245,13 @@ class Pusher:
         kinds = pipe.due.ready_kinds() if pipe.disk_level < 2 else []
         self._log_ms = pipe.log_ms(now_ms) if pipe.state.paused_kinds else 0
         proposals: list[Proposal] = []
-        sweeping = False
+        sweeping = pipe.due.woken = False
+        for kind in kinds:
+            self._note_away(kind, now_ms)
+        kinds = [kind for kind in kinds if self._could(kind, now_ms)]  # the others take no share
         for place in range(len(kinds)):
             kind = kinds[(place + self._turn) % len(kinds)]
+            pipe.due.is_sweeping = False
             left = limits.DISPATCHES_MAX - len(proposals)
             if not left:
                 break
@@ -265,10 +269,6 @@ class Pusher:
         if policy is None or self._pipe.is_kind_paused(kind, self._log_ms):
             return []
         connected = self._connected(policy.sidecars)
-        if not connected:
-            pacing.away(kind, now_ms)
-            return []
-        pacing.back(kind, now_ms)
         room = {dial: left for dial in connected if (left := dial.room(kind)) > 0}
         proposals: list[Proposal] = []
         dial = next(iter(room), None)
@@ -292,6 +292,16 @@ class Pusher:
                 )
             )
         return proposals
+
+    def _note_away(self, kind: int, now_ms: int) -> None:
+        """Sessions of the kind are due: whether anybody is there for them."""
+        policy, pacing = self._pipe.state.policy.kinds.get(kind), self._pipe.pacing
+        if policy is None:
+            return
+        if self._connected(policy.sidecars):
+            pacing.back(kind, now_ms)
+        else:
+            pacing.away(kind, now_ms)
 
     def _could(self, kind: int, now_ms: int) -> bool:
         policy = self._pipe.state.policy.kinds.get(kind)
@@ -330,7 +340,7 @@ class Pusher:
 
     def deadline(self, now_ms: int) -> int | None:
         """Monotonic time at which `turn` has to be called next for what is not answered."""
-        if self._more:
+        if self._more or self._pipe.due.woken:
             return now_ms
         ends_ms = min(self._pause_ends_ms(now_ms), self._paced_ms(now_ms))
         since = [

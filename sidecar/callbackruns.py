@@ -101,7 +101,8 @@ class CallbackRuns:
     def _over(self, run: CallbackRun, work: Coroutine[None, None, Outcome]) -> None:
         """Whatever ended the run, also before it began: nothing of it is left."""
         work.close()
-        del self._runs[run.key]
+        if self._runs.get(run.key, (None, None))[0] is run:  # else the same epoch came again, under a higher fence
+            del self._runs[run.key]
         del self._by_token[run.token]
         run.end(Gone(f"session {run.key.session}: this run is over"))
         self._wake()

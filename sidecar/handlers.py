@@ -99,7 +99,7 @@ class Handlers:
         """These settings from now on; `kinds` is what the agent is to know of them. Raises CannotStart, and then
         nothing has changed."""
         execs = pythons = None
-        changed = _execs(settings) != _execs(self._settings)
+        changed = _by_id(settings) != _by_id(self._settings)
         try:
             await self._open_called(settings)
             execs = self._new_execs(settings) if changed else self._execs
@@ -207,8 +207,7 @@ class Handlers:
         assert self.callbacks is not None
         for name, spec in specs.items():
             execs.check(name, spec)
-        ids = _ids(settings)
-        made = execs.ExecHandlers(self.callbacks, {ids[name]: spec for name, spec in specs.items()})
+        made = execs.ExecHandlers(self.callbacks, _by_id(settings))
         made.open()
         return made
 
@@ -227,6 +226,11 @@ class Handlers:
 
 def _ids(settings: SidecarSettings) -> dict[str, int]:
     return {name: route.policy.id for name, route in settings.kinds.items()}
+
+
+def _by_id(settings: SidecarSettings) -> dict[int, ExecHandler]:
+    ids = _ids(settings)
+    return {ids[name]: spec for name, spec in _execs(settings).items()}
 
 
 def _execs(settings: SidecarSettings) -> dict[str, ExecHandler]:

@@ -10,6 +10,7 @@ from mpy6a.model import Extra, Op, SessionId, Verb
 from mpy6a.orders import FLOORS_MAX, Orders
 from mpy6a.policy import KindPolicy, policy_of
 from mpy6a.session import PARKED, REPEATING
+from mpy6a.sessions import Applied
 from tests.fakes.core import World
 from tests.unit.test_admin import Desk
 from tests.unit.test_push import pushes
@@ -157,3 +158,44 @@ def test_an_order_is_kept_only_while_somebody_is_in_it() -> None:
     assert list(orders.live((1, "o"))) == []
     assert orders.moved == {(1, "o"): None}
     assert not orders._live
+
+
+def test_the_next_one_is_ready_also_while_a_tick_is_not_swept_to_its_end() -> None:
+    """The sweep stands before the tick in which it was due: it must not be forgotten."""
+    orders = Ordered()
+    world = orders.world
+    first, second = orders.new(), orders.new()
+    world.pass_time(10)
+    assert orders.running() == [first.index]
+    world.pipe.due._log_ms -= 1_000  # as while more is due in a tick than one turn takes
+    found = world.session(first)
+    assert found is not None
+    world.state.sessions.delete(found, world.log_ms, Applied())
+    world.pipe.due.reorder()
+    assert world.pipe.due.woken
+    assert world.pusher.deadline(world.now_ms) == world.now_ms
+    world.pass_time(10)
+    assert orders.running() == [second.index]
+
+
+def test_a_sweep_that_nobody_goes_on_with_does_not_keep_the_loop_awake() -> None:
+    """Its kind is paused, or has no sidecar any more."""
+    orders = Ordered()
+    orders.world.pipe.due.is_sweeping = True
+    orders.world.pusher.turn(orders.world.now_ms)
+    assert orders.world.pusher.deadline(orders.world.now_ms) is None
+
+
+def test_kinds_that_nobody_serves_take_no_share() -> None:
+    """A hundred kinds without a sidecar: what can be handed out goes as fast as alone."""
+    kinds = [KIND, *(KindPolicy(number, f"k{number}", ("nobody",), delay_ms=0) for number in range(2, 102))]
+    world = World(policy=policy_of(kinds), sidecars=("users", "nobody"))
+    world.sidecar(S, sessions=1_000)
+    for kind in [1] * 100 + list(range(2, 102)):
+        id = world.new(A, kind=kind)
+        world.batch(A, [Op(Verb.STORE, id.index, id.term, 1, 1, argument=1_000)])
+    groups = world.log.stats.frames
+    world.pass_time(1_100)
+    world.heartbeat(S)
+    assert sum(one.state == REPEATING for one in world.state.sessions.all()) == 100
+    assert world.log.stats.frames - groups <= 2, "one frame of dispatches, not one for each session"

@@ -215,8 +215,40 @@ def test_a_breaker_that_the_routes_no_longer_have_is_closed() -> None:
     assert "3 sessions failed in a row" in (kinds.pacing.breaker(kinds.kind, kinds.now_ms) or "")
     kinds.kind = KindPolicy(1, "a", ("s",), breaker=0)
     kinds.state.sessions.policy = policy_of([kinds.kind])
-    kinds.pacing.reload()
+    kinds.pacing.reload(kinds.now_ms)
     assert not kinds.is_open
     assert kinds.room() == MANY
     kinds.run(FAIL, *range(50))
     assert not kinds.is_open
+
+
+def test_what_ran_before_a_window_does_not_count_under_it() -> None:
+    """Long runs from before an outage, or from before the breaker opened, keep nobody back."""
+    kinds = Kinds()
+    kinds.start(*range(100, 164))
+    kinds.run(FAIL, 1, 2, 3)
+    kinds.now_ms += 200
+    kinds.run(DONE, 4)
+    assert kinds.room() == 1
+    kinds.start(5)
+    assert kinds.room() == 0
+    assert kinds.pacing.limit(kinds.kind, kinds.now_ms) == "concurrency: 1 at a time for now: it grows as they succeed"
+    kinds.pacing.away(1, kinds.now_ms)
+    ramp = Kinds(KindPolicy(1, "a", ("s",), concurrency=64))
+    ramp.start(*range(64))
+    ramp.pacing.away(1, ramp.now_ms)
+    ramp.now_ms += limits.RAMP_AFTER_MS
+    ramp.pacing.back(1, ramp.now_ms)
+    assert ramp.room() == limits.RAMP_SESSIONS
+
+
+def test_a_faster_rate_does_not_wait_for_what_a_slower_one_used_up() -> None:
+    """Five an hour, all used; a hundred a second after a reload."""
+    kinds = Kinds(KindPolicy(1, "a", ("s",), rate=5, rate_ms=3_600_000, burst=5))
+    kinds.start(*range(5))
+    kinds.kind = KindPolicy(1, "a", ("s",), rate=100, burst=10)
+    kinds.state.sessions.policy = policy_of([kinds.kind])
+    kinds.pacing.reload(kinds.now_ms)
+    assert kinds.room() == 0
+    kinds.now_ms += 100
+    assert kinds.room() == 10

@@ -156,7 +156,7 @@ class Oracle:
             (policy,) = frame.items
             assert isinstance(policy, PolicySeen)
             model.kinds = policy.kinds
-            self._paces.reloaded(policy.kinds, frame.first_index)
+            self._paces.reloaded(policy.kinds, frame.first_index, frame.log_ms)
             model.session_bytes_max, model.session_records_max = policy.session_bytes_max, policy.session_records_max
         elif frame.type == OPENING:
             model.term = frame.term

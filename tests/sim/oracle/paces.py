@@ -43,7 +43,7 @@ class Paces:
             kind.closed = (0, 0)
             kind.full_ms = 0.0
 
-    def reloaded(self, kinds: Mapping[int, KindSeen], change: int) -> None:
+    def reloaded(self, kinds: Mapping[int, KindSeen], change: int, log_ms: int) -> None:
         """Another policy, from that log index on."""
         for number, kind in self._kinds.items():
             if kind.open_at and (number not in kinds or not kinds[number].breaker):
@@ -53,6 +53,9 @@ class Paces:
                 kind.failed.clear()
                 kind.probing.clear()
                 kind.full_ms = 0.0
+            elif kinds[number].rate:
+                burst_ms = kinds[number].burst * kinds[number].rate_ms / kinds[number].rate
+                kind.full_ms = min(kind.full_ms, log_ms + burst_ms)
 
     def is_open(self, number: int, group_index: int) -> bool:
         """Whether the breaker was open when the pipe chose what stands in the group that begins there."""

@@ -35,6 +35,8 @@ def stand_still(world: World, chance: Random) -> None:
     process = chance.choice(processes)
     if process.alive:
         ms = chance.choice((200, 2_000, 5_000, 9_000, 20_000))
+        if process in world.sidecars.values() and 2_000 <= ms <= 9_000:
+            ms = world.lease_ms - 100  # too long for the Accepted of a push, and not for its lease
         world.note("fault", "stands still" if ms < world.lease_ms else "stands still past its lease")
         process.pause(ms)
 
