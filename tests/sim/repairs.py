@@ -48,6 +48,8 @@ def repair_copy(world: World, chance: Random) -> None:
         files, DIRECTORY, found, lost, dropped_path=f"{DIRECTORY}/dropped", wall_ms=world.agenda.wall_ms,
         draw=chance.randbytes,
     )  # fmt: skip
+    if done.checkpoint_path:  # it does not join what is left: it was set aside, and the log begins anew
+        header, base = None, 1
     if not survey(files, DIRECTORY, _checkpoint(header)).whole:
         raise Violation("repair", "it leaves damage")
     _judge(world, _started(world, files, chance, base), lost, base, flips, cut=bool(done.term))
